@@ -1,0 +1,3 @@
+"""ECPO: expectation confirmation preference optimization for conversational recommendation agents."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Records, parameters, paths, files and errors. Imports nothing else of this package."""

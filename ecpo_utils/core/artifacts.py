@@ -1,0 +1,138 @@
+"""Reading and writing the files between stages: atomic, line by line, with file and line in errors."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from .errors import ArtifactError, SchemaError
+
+T = TypeVar("T", bound=BaseModel)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an operating-system fault while writing `path` into an ArtifactError that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise ArtifactError(
+            f"cannot write {path}: {error.strerror or error}; check free space and permissions, then run again"
+        ) from error
+
+
+def sha256_file(path: Path) -> str:
+    """Hex SHA-256 of a file, read in blocks."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(value: object, length: int = 16) -> str:
+    """Short hex digest of anything JSON can hold, independent of key order."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a file whole or not at all, through a temporary file beside it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return path
+
+
+def write_json(path: Path, value: object) -> Path:
+    """Write one JSON value, indented, atomically."""
+    return write_text(path, json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
+
+
+def write_jsonl(path: Path, rows: Iterable[BaseModel]) -> Path:
+    """Write records as JSON lines, atomically."""
+    return write_text(path, "".join(row.model_dump_json() + "\n" for row in rows))
+
+
+def append_jsonl(path: Path, row: BaseModel | dict) -> None:
+    """Append one line in a single write, so that a killed run loses at most the line in flight."""
+    text = row.model_dump_json() if isinstance(row, BaseModel) else json.dumps(row, ensure_ascii=False)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            data = (text + "\n").encode()
+            written = os.write(handle, data)
+            if written < len(data):
+                raise OSError(28, "No space left on device")
+        finally:
+            os.close(handle)
+
+
+def iter_json_lines(path: Path) -> Iterator[tuple[int, dict]]:
+    """Line number (from 1) and object of every non-empty line.
+
+    Raises:
+        ArtifactError: If the file is missing or cannot be read.
+        SchemaError: If a line is no JSON object; names file and line.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                if not line.strip():
+                    continue
+                try:
+                    value = json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise SchemaError(f"{path}:{number}: not valid JSON ({error.msg} at column {error.colno})") from None
+                if not isinstance(value, dict):
+                    raise SchemaError(f"{path}:{number}: expected a JSON object, got {type(value).__name__}")
+                yield number, value
+    except UnicodeDecodeError as error:
+        raise SchemaError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    except OSError as error:
+        raise ArtifactError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def parse_record(kind: type[T], value: dict, where: str) -> T:
+    """Validate one object; a SchemaError names where it stood, the key and what was wrong."""
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "record"
+        raise SchemaError(f"{where}: {key}: {first['msg']}") from None
+
+
+def load_jsonl(path: Path, kind: type[T]) -> list[T]:
+    """All records of a file.
+
+    Raises:
+        ArtifactError: If the file is missing.
+        SchemaError: If a line is broken or not of this kind; names file and line.
+    """
+    return [parse_record(kind, value, f"{path}:{number}") for number, value in iter_json_lines(path)]
+
+
+def load_resumable(path: Path, kind: type[T]) -> list[T]:
+    """Records of a file that a killed run may have left with half a line at its end.
+
+    The half line is cut off, so that appending can go on; a broken line anywhere else is an error.
+    """
+    if not path.exists():
+        return []
+    with writing(path), open(path, "r+b") as file:
+        data = file.read()
+        complete = data.rfind(b"\n") + 1
+        if complete < len(data):
+            file.truncate(complete)
+    return load_jsonl(path, kind)

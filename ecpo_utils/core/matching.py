@@ -1,0 +1,26 @@
+"""Whether a text names an item. One rule for leaks, success and figures alike."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+_EDITION = re.compile(r"\s*[\(\[][^\)\]]*[\)\]]\s*$")
+
+
+def normalise(text: str) -> str:
+    """Lower-cased words without accents or punctuation, single-spaced."""
+    plain = unicodedata.normalize("NFKD", text.replace("&", " and ").replace("'", "").replace("\u2019", ""))
+    plain = "".join(c for c in plain if not unicodedata.combining(c))
+    return " ".join(re.findall(r"\w+", plain.lower()))
+
+
+def mentions_title(text: str, title: str) -> bool:
+    """Whether `text` holds the whole title, word for word. Paper: section B.5 (success).
+
+    Case, accents and punctuation do not count, nor does an edition note in brackets at the title's
+    end ("(Kindle Edition)") once something is left without it. Unlike the release's substring test
+    this does not find "Emma" in "dilemma".
+    """
+    words = normalise(_EDITION.sub("", title)) or normalise(title)
+    return bool(words) and f" {words} " in f" {normalise(text)} "

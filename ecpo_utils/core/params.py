@@ -1,0 +1,142 @@
+"""Every parameter of the study, typed once. A profile in `params/` gives a value to each of them."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Literal, Optional
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .errors import ParamsError
+from .schema import Domain
+
+
+class Endpoint(BaseModel):
+    """Where a role's model answers.
+
+    Attributes:
+        provider: "embedded" starts a server for a GGUF model of `models.yaml` on loopback, "vllm" starts
+            `vllm serve` for one of its hub models, "openai" is any OpenAI-compatible URL.
+        model: Name in `models.yaml` (embedded, vllm) or the endpoint's own model name (openai).
+        adapter: LoRA adapter directory that vLLM serves under its folder name.
+        base_url: URL of an "openai" endpoint; without it `base_url_env`, then OpenAI itself.
+        api_key_env: Name of the environment variable that holds the key; never the key.
+        max_concurrency: Calls in flight at this endpoint.
+        timeout_s: Per call, seconds. `max_retries`: of transport faults, 429 and 5xx.
+        usd_per_million_prompt_tokens: Price, 0 for own hardware; likewise for completion tokens.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    provider: Literal["embedded", "vllm", "openai"]
+    model: str
+    adapter: Optional[str] = None
+    base_url: Optional[str] = None
+    base_url_env: str = "OPENAI_BASE_URL"
+    api_key_env: str = "OPENAI_API_KEY"
+    max_concurrency: int = Field(4, ge=1)
+    timeout_s: float = Field(300.0, gt=0)
+    max_retries: int = Field(5, ge=0)
+    usd_per_million_prompt_tokens: float = Field(0.0, ge=0)
+    usd_per_million_completion_tokens: float = Field(0.0, ge=0)
+
+
+class Params(BaseModel):
+    """All parameters of one end-to-end run. Notebooks declare the ones they use under the same names."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    profile: str
+    seed: int
+    domains: list[Domain] = Field(min_length=1)
+
+    # models
+    persona: Endpoint
+    simulator: Endpoint
+    expert: Endpoint
+    cra: Endpoint
+    rewriter: Endpoint
+    judge: Endpoint
+    embedder: str
+
+    # data, section 3.1 and B.1-B.2
+    data_source: Literal["builtin", "release"]
+    release_dir: Optional[str]
+    num_personas: int = Field(ge=2)
+    max_reviews_per_persona: int = Field(ge=1)
+    min_target_rating: float = Field(ge=1, le=5)
+    split: Literal["by_user", "by_item"]
+    test_share: float = Field(gt=0, lt=1)
+    num_sgpt_tasks: int = Field(ge=0)
+    num_ecpo_tasks: int = Field(ge=0)
+    num_test_tasks: int = Field(ge=1)
+
+    # dialogue, section 2.3 and B.3
+    max_turns: int = Field(ge=1)
+    retriever_top_k: int = Field(ge=1)
+    max_consecutive_searches: int = Field(ge=0)
+    simulator_temperature: float = Field(ge=0, le=2)
+    agent_temperature: float = Field(ge=0, le=2)
+    confirmation_mode: Literal["probabilities", "verbal"]
+    dialogues_in_flight: int = Field(ge=1)
+    num_separation_pairs: int = Field(ge=0)
+
+
+def _explain(error: ValidationError, where: str) -> ParamsError:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(key, Params.model_fields, 1)
+        hint = f"; did you mean '{close[0]}'?" if close else "; see ecpo_utils/core/params.py for all names"
+        return ParamsError(f"{where}: unknown parameter '{key}'{hint}")
+    if first["type"] == "missing":
+        return ParamsError(f"{where}: parameter '{key}' is missing; copy it from params/quick.yaml")
+    return ParamsError(f"{where}: parameter '{key}' is {first['input']!r}: {first['msg']}")
+
+
+def build_params(values: dict, where: str) -> Params:
+    """Validate parameter values.
+
+    Args:
+        values: Parameter names and values.
+        where: File or notebook that they come from, for messages.
+
+    Raises:
+        ParamsError: If one is unknown, missing, mistyped or out of range; names it.
+    """
+    try:
+        return Params.model_validate(values, strict=False)
+    except ValidationError as error:
+        raise _explain(error, where) from None
+
+
+def load_params_file(path: Path) -> dict:
+    """The raw mapping of a params file.
+
+    Raises:
+        ParamsError: If the file is missing, is no YAML or holds no mapping.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml") if p.stem != "models"))
+        raise ParamsError(f"no profile '{path.stem}' ({path} is missing); there are: {known}") from None
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError(f"cannot read {path}: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ParamsError(f"{path}: expected 'name: value' lines, got {type(values).__name__}")
+    return values
+
+
+def load_profile(path: Path) -> Params:
+    """Validated parameters of a profile; its name is the file's.
+
+    Raises:
+        ParamsError: See `build_params` and `load_params_file`.
+    """
+    values = load_params_file(path)
+    if values.get("profile") != path.stem:
+        raise ParamsError(f"{path}: parameter 'profile' is {values.get('profile')!r}, expected {path.stem!r}, the file's name")
+    return build_params(values, str(path))

@@ -1,0 +1,76 @@
+"""Names of all folders and files. Nothing here creates any."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+def repository_root() -> Path:
+    """The checkout: the nearest folder upwards from the working directory, else from this package,
+    that holds `params/models.yaml`."""
+    for start in (Path.cwd(), Path(__file__).resolve().parent):
+        for folder in (start, *start.parents):
+            if (folder / "params" / "models.yaml").is_file():
+                return folder
+    return Path.cwd()
+
+
+def cache_root() -> Path:
+    """Weights and running servers: `$ECPO_CACHE`, else `$XDG_CACHE_HOME/ecpo`, else `~/.cache/ecpo`."""
+    if value := os.environ.get("ECPO_CACHE"):
+        return Path(value).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base).expanduser() if base else Path.home() / ".cache") / "ecpo"
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """Files of one run, `runs/PROFILE/...`. Paper sections read and write only these."""
+
+    root: Path
+    profile: str
+
+    @property
+    def run(self) -> Path:
+        return self.root / "runs" / self.profile
+
+    @property
+    def responses(self) -> Path:
+        """Cache of chat answers, shared by all profiles: its keys are contents."""
+        return self.root / "runs" / "responses.sqlite"
+
+    @property
+    def calls(self) -> Path:
+        return self.run / "calls.jsonl"
+
+    def domain(self, domain: str) -> Path:
+        return self.run / domain
+
+    def items(self, domain: str) -> Path:
+        return self.domain(domain) / "items.jsonl"
+
+    def index(self, domain: str) -> Path:
+        return self.domain(domain) / "items.faiss"
+
+    def personas(self, domain: str, source: str = "ailo") -> Path:
+        name = "personas.jsonl" if source == "ailo" else f"personas.{source}.jsonl"
+        return self.domain(domain) / name
+
+    def tasks(self, domain: str, split: str) -> Path:
+        return self.domain(domain) / f"tasks.{split}.jsonl"
+
+    def trajectories(self, domain: str, name: str) -> Path:
+        return self.domain(domain) / "trajectories" / f"{name}.jsonl"
+
+    def figure(self, name: str) -> Path:
+        """Stem of a figure or table; the writer adds .png, .pdf, .csv and .json."""
+        return self.run / "figures" / name
+
+    def manifest(self, notebook: str) -> Path:
+        return self.run / "manifests" / f"{notebook}.json"
+
+    def executed(self, notebook: str, scope: str = "all") -> Path:
+        suffix = "" if scope == "all" else f".{scope}"
+        return self.run / "notebooks" / f"{notebook}{suffix}.ipynb"

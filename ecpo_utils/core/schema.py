@@ -1,0 +1,191 @@
+"""The records that stages hand to each other in files. One class per record, nothing else."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Domain = Literal["book", "game", "yelp"]
+Role = Literal["persona", "simulator", "expert", "cra", "rewriter", "judge"]
+Status = Literal["complete", "ended_by_user", "leak", "failed"]
+ActionType = Literal["search", "ask", "recommend", "response", "invalid"]
+Policy = Literal[
+    "ask_recommendation",
+    "respond_to_clarification",
+    "provide_feedback_on_recommendation",
+    "end_conversation",
+]
+Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": ...}
+
+
+class Record(BaseModel):
+    """A record refuses fields it does not know, so that a typo in a file is an error."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Item(Record):
+    """A catalogue item. `price` is in US dollars, None where the source has none."""
+
+    item_id: str
+    title: str
+    categories: list[str] = []
+    description: str = ""
+    price: float | None = None
+
+
+class Review(Record):
+    """One review of one item by one user. `rating` is 1-5, `timestamp_ms` is Unix time."""
+
+    review_id: str
+    user_id: str
+    item_id: str
+    rating: float
+    title: str = ""
+    text: str = ""
+    timestamp_ms: int = 0
+
+
+class Persona(Record):
+    """AILO persona after the Activities-Interests-Opinions idea. Paper: section 2.3."""
+
+    activities: str
+    interests: str = ""
+    language: str
+    orientations: str = ""
+
+    def text(self) -> str:
+        """All values in one line, the text that persona diversity is measured on."""
+        return " ".join(v for v in (self.activities, self.interests, self.language, self.orientations) if v)
+
+
+class PersonaRecord(Record):
+    """A user's persona and the reviews that it was inferred from (none for a random persona)."""
+
+    user_id: str
+    persona: Persona
+    review_ids: list[str] = []
+    source: Literal["ailo", "random", "release"] = "ailo"
+
+
+class Task(Record):
+    """A persona and the secret item that its user would like. Paper: section 2.1."""
+
+    task_id: str
+    domain: Domain
+    user_id: str
+    persona: Persona
+    target: Item
+
+
+class Action(Record):
+    """An agent's action. `invalid` keeps the raw text of an answer that is none of the four."""
+
+    type: ActionType
+    argument: str
+
+
+class Retrieval(Record):
+    """A query and the ids of what the item database returned, best first."""
+
+    query: str
+    item_ids: list[str]
+
+
+class Step(Record):
+    """One call of the agent: the exact messages it saw, what it wrote, what that was read as."""
+
+    messages: list[Message]
+    output: str
+    action: Action
+    retrieval: Retrieval | None = None
+    attempts: int = 1
+
+
+class Confirmation(Record):
+    """Expectation confirmation of one reply. Paper: section 2.2.
+
+    Attributes:
+        flexibility: 0-2, None where unscored; `coherence` 0-2 and `guidance` 0-1 likewise.
+        reasons: For each dimension why points were deducted, "" for none.
+        probabilities: Probability of a faultless dimension where it was read from answer tokens.
+        error: Why the reply is unscored, None if it is scored.
+    """
+
+    flexibility: int | None = Field(None, ge=0, le=2)
+    coherence: int | None = Field(None, ge=0, le=2)
+    guidance: int | None = Field(None, ge=0, le=1)
+    reasons: dict[str, str] = {}
+    probabilities: dict[str, float] | None = None
+    error: str | None = None
+
+    @property
+    def satisfaction(self) -> int | None:
+        """r_t, the sum of the sub-scores, 0-5; None where any of them is missing."""
+        scores = (self.flexibility, self.coherence, self.guidance)
+        return None if None in scores else sum(scores)
+
+    @property
+    def reason(self) -> str:
+        """CONF_t in words: the deductions, in the order of the dimensions."""
+        return " ".join(f"{name.capitalize()}: {text}" for name, text in self.reasons.items() if text)
+
+
+class Usage(Record):
+    """What a role's calls cost. `cached` calls were answered from disk and cost nothing."""
+
+    calls: int = 0
+    cached: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0
+    cost_usd: float = 0.0
+
+
+class Turn(Record):
+    """One user message and the agent's reply to it. `reply` is None after a closing message."""
+
+    index: int
+    policy: Policy
+    policy_reason: str = ""
+    user_message: str
+    leak_retries: int = 0
+    steps: list[Step] = []
+    reply: str | None = None
+    confirmation: Confirmation | None = None
+
+
+class Trajectory(Record):
+    """A dialogue with all that the agent saw and did, as `trajectories/NAME.jsonl` holds it.
+
+    Attributes:
+        config: Digest of everything that decides the dialogue; rows of another config are not reused.
+        recommended_at: Index of the first turn whose reply names the target, None if none does.
+        retrieved_at: Index of the first turn in which the target was among the retrieved items.
+    """
+
+    task_id: str
+    domain: Domain
+    system: str
+    config: str
+    target: Item
+    persona: Persona
+    status: Status
+    error: str | None = None
+    turns: list[Turn] = []
+    recommended_at: int | None = None
+    retrieved_at: int | None = None
+    usage: dict[str, Usage] = {}
+
+
+class PreferencePair(Record):
+    """A pair in TRL's conversational form. Paper: section 2.2, backward expectation derivation."""
+
+    prompt: list[Message]
+    chosen: list[Message]
+    rejected: list[Message]
+    score: int
+    reason: str
+    task_id: str
+    turn: int

@@ -1,0 +1,1 @@
+"""Raw reviews, personas and tasks. Imports llm and core."""

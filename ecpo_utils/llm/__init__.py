@@ -1,0 +1,1 @@
+"""Models, their servers, and the one client that talks to endpoints. Imports core only."""

@@ -1,0 +1,59 @@
+"""Content-addressed cache of chat answers: a table in sqlite3 that survives `kill -9`."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from pathlib import Path
+
+from ..core.artifacts import digest
+from ..core.errors import ArtifactError
+
+
+class ResponseCache:
+    """Answers by the digest of everything that decides them; safe for several processes at once.
+
+    Args:
+        path: The sqlite file, made if missing.
+
+    Raises:
+        ArtifactError: If the file cannot be opened, is no such cache or cannot be written.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._lock = threading.Lock()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("CREATE TABLE IF NOT EXISTS responses (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID")
+        except (sqlite3.Error, OSError) as error:
+            raise ArtifactError(f"cannot open the response cache {path}: {error}; move it away to start a new one") from None
+
+    @staticmethod
+    def key(request: dict) -> str:
+        """Digest of a request; the caller puts in every field that may change the answer."""
+        return digest(request, 64)
+
+    def get(self, key: str) -> dict | None:
+        """The stored answer, None if there is none."""
+        with self._lock:
+            row = self._run("SELECT value FROM responses WHERE key = ?", (key,)).fetchone()
+        return json.loads(row[0]) if row else None
+
+    def put(self, key: str, value: dict) -> None:
+        """Store an answer; on disk when this returns."""
+        with self._lock:
+            self._run("INSERT OR REPLACE INTO responses VALUES (?, ?)", (key, json.dumps(value, ensure_ascii=False)))
+
+    def _run(self, statement: str, values: tuple) -> sqlite3.Cursor:
+        try:
+            return self._db.execute(statement, values)
+        except sqlite3.Error as error:
+            raise ArtifactError(f"response cache {self.path}: {error}; check free space and permissions, then run again") from None
+
+    def close(self) -> None:
+        """Close the file; stored answers stay."""
+        self._db.close()

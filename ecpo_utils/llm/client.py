@@ -1,0 +1,303 @@
+"""The one client that talks to chat endpoints: cached, counted, validated. Everything else builds on `ChatClient`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import openai
+from pydantic import BaseModel, ValidationError
+
+from ..core.artifacts import append_jsonl, sha256_file
+from ..core.errors import EndpointError, ModelError, ParseError
+from ..core.params import Endpoint
+from ..core.schema import Message, Usage
+from .cache import ResponseCache
+from .models import find_model
+from .servers import ServerSpec, serving
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T", bound=BaseModel)
+
+_FATAL = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
+
+
+@dataclass(frozen=True)
+class Completion(Generic[T]):
+    """An answer. `top_logprobs` holds, per token asked for, the alternatives and their log-probabilities."""
+
+    text: str
+    parsed: T | None = None
+    top_logprobs: list[dict[str, float]] = field(default_factory=list)
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0
+    cached: bool = False
+
+
+@dataclass
+class Meter:
+    """Adds up what calls cost: one per dialogue and one per stage are usual."""
+
+    by_role: dict[str, Usage] = field(default_factory=dict)
+
+    def add(self, role: str, endpoint: Endpoint, answer: Completion) -> None:
+        """Count one answer; cached ones count as calls with their tokens, but cost no time or money."""
+        usage = self.by_role.setdefault(role, Usage())
+        usage.calls += 1
+        usage.prompt_tokens += answer.prompt_tokens
+        usage.completion_tokens += answer.completion_tokens
+        if answer.cached:
+            usage.cached += 1
+            return
+        usage.seconds += answer.seconds
+        usage.cost_usd += (
+            answer.prompt_tokens * endpoint.usd_per_million_prompt_tokens
+            + answer.completion_tokens * endpoint.usd_per_million_completion_tokens
+        ) / 1e6
+
+
+class ChatClient:
+    """Chat calls of one role to one endpoint.
+
+    Args:
+        role: Name under which calls are counted and logged.
+        endpoint: Provider, model, limits and prices.
+        base_url: Where it answers.
+        api_key: Its key; kept in the `openai` client only.
+        identity: What stands for the endpoint in cache keys (model hash or URL).
+        cache: Shared answers.
+        calls_log: `calls.jsonl`, one line per call.
+    """
+
+    def __init__(self, role: str, endpoint: Endpoint, *, base_url: str | None, api_key: str, identity: str,
+                 cache: ResponseCache, calls_log: Path, limit: asyncio.Semaphore | None = None):
+        self.role = role
+        self.endpoint = endpoint
+        self.identity = identity
+        self._model = Path(endpoint.adapter).name if endpoint.adapter else endpoint.model
+        self.meter = Meter()
+        self._key = api_key
+        self._cache = cache
+        self._calls_log = calls_log
+        self._limit = limit or asyncio.Semaphore(endpoint.max_concurrency)
+        self._openai = openai.AsyncOpenAI(
+            base_url=base_url, api_key=api_key, timeout=endpoint.timeout_s, max_retries=endpoint.max_retries
+        )
+
+    async def complete(self, messages: Sequence[Message], *, max_tokens: int, temperature: float = 0.0,
+                       stop: Sequence[str] = (), seed: int = 0, sample: int = 0, top_logprobs: int = 0,
+                       schema: dict | None = None, meter: Meter | None = None) -> Completion:
+        """One chat completion, from the cache if it was paid for before.
+
+        Args:
+            messages: Constant parts first, so that servers can reuse their prefix.
+            max_tokens: Of the answer.
+            stop: Strings that end the answer and are not part of it.
+            sample: Index of this draw among several of the same request.
+            top_logprobs: Alternatives per answer token to return, 0 for none.
+            schema: JSON schema that the answer must follow (`response_format`).
+            meter: Counts this call as well, e.g. for one dialogue.
+
+        Raises:
+            EndpointError: If the endpoint refuses or stays away after all retries.
+        """
+        request = {
+            "messages": list(messages), "max_tokens": max_tokens, "temperature": temperature, "seed": seed,
+            "stop": list(stop), "top_logprobs": top_logprobs, "schema": schema,
+        }
+        key = self._cache.key({**request, "endpoint": self.identity, "sample": sample})
+        stored = self._cache.get(key)
+        if stored:
+            answer = Completion(**stored, cached=True)
+        else:
+            async with self._limit:
+                answer = await self._request(request, sample)
+            self._cache.put(key, {name: getattr(answer, name) for name in
+                                  ("text", "top_logprobs", "prompt_tokens", "completion_tokens", "seconds")})
+        self._count(key, answer, meter)
+        return answer
+
+    async def parse(self, messages: Sequence[Message], kind: type[T], **options: object) -> Completion[T]:
+        """A completion that is validated into a record; an unparsable one is sent back for repair once.
+
+        Args:
+            messages: See `complete`.
+            kind: A pydantic model; its JSON schema goes with the request.
+            **options: See `complete`.
+
+        Raises:
+            EndpointError: See `complete`.
+            ParseError: If the repaired answer cannot be read either; shows it.
+        """
+        schema = kind.model_json_schema()
+        messages = list(messages)
+        for attempt in (0, 1):
+            answer = await self.complete(messages, schema=schema, **options)
+            try:
+                parsed = kind.model_validate_json(_json_part(answer.text))
+                return Completion(**{**answer.__dict__, "parsed": parsed})
+            except ValidationError as error:
+                fault = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'answer'}: {e['msg']}" for e in error.errors()[:3])
+            if attempt == 0:
+                messages += [
+                    {"role": "assistant", "content": answer.text},
+                    {"role": "user", "content": f"That cannot be read ({fault}). Answer again with the JSON object only."},
+                ]
+        raise ParseError(f"{self.role}: {fault} in the reply {answer.text[:200]!r}; expected {kind.__name__}; see {self._calls_log}")
+
+    async def choose(self, messages: Sequence[Message], options: Sequence[str], *, meter: Meter | None = None) -> dict[str, float]:
+        """Probability of each answer word, normalised over the words, read from the first token.
+
+        Args:
+            messages: Should end by asking for exactly one of the words.
+            options: Words that differ in their first letters.
+
+        Raises:
+            EndpointError: See `complete`; also if the endpoint returns no log-probabilities.
+        """
+        answer = await self.complete(messages, max_tokens=1, top_logprobs=20, meter=meter)
+        if not answer.top_logprobs:
+            raise EndpointError(f"{self._name()} returns no log-probabilities; set confirmation_mode to verbal", fatal=True)
+        mass = dict.fromkeys(options, 1e-9)
+        for token, logprob in answer.top_logprobs[0].items():
+            word = token.strip().strip("\"'*:.").lower()
+            matches = [option for option in options if word and option.lower().startswith(word)]
+            if len(matches) == 1:
+                mass[matches[0]] += math.exp(logprob)
+        total = sum(mass.values())
+        return {option: value / total for option, value in mass.items()}
+
+    async def check(self) -> None:
+        """Ask the endpoint for its models, so that a wrong key or address is known before any work.
+
+        Raises:
+            EndpointError: If it does not answer or refuses.
+        """
+        try:
+            await self._openai.with_options(max_retries=1, timeout=20.0).models.list()
+        except openai.NotFoundError:
+            return  # endpoints without a model list are fine
+        except openai.OpenAIError as error:
+            raise self._explain(error, fatal=True) from None
+
+    async def close(self) -> None:
+        """Close connections."""
+        await self._openai.close()
+
+    async def _request(self, request: dict, sample: int) -> Completion:
+        options: dict = {"stop": request["stop"]} if request["stop"] else {}
+        if request["top_logprobs"]:
+            options |= {"logprobs": True, "top_logprobs": request["top_logprobs"]}
+        if request["schema"]:
+            schema = {"name": "answer", "schema": request["schema"], "strict": True}
+            options["response_format"] = {"type": "json_schema", "json_schema": schema}
+        started = time.monotonic()
+        try:
+            answer = await self._openai.chat.completions.create(
+                model=self._model, messages=request["messages"], max_tokens=request["max_tokens"],
+                temperature=request["temperature"], seed=request["seed"] + sample, **options,
+            )
+        except openai.OpenAIError as error:
+            raise self._explain(error) from None
+        if not answer.choices or answer.choices[0].message is None:
+            raise EndpointError(f"{self._name()} answered without a choice: {answer.model_dump_json()[:200]}")
+        choice, usage = answer.choices[0], answer.usage
+        logprobs = choice.logprobs.content if choice.logprobs and choice.logprobs.content else []
+        return Completion(
+            text=choice.message.content or "",
+            top_logprobs=[{alternative.token: alternative.logprob for alternative in token.top_logprobs} for token in logprobs],
+            prompt_tokens=usage.prompt_tokens if usage else 0,
+            completion_tokens=usage.completion_tokens if usage else 0,
+            seconds=round(time.monotonic() - started, 3),
+        )
+
+    def _count(self, key: str, answer: Completion, meter: Meter | None) -> None:
+        for each in (self.meter, meter):
+            if each is not None:
+                each.add(self.role, self.endpoint, answer)
+        append_jsonl(self._calls_log, {
+            "time": round(time.time(), 3), "role": self.role, "model": self.endpoint.model, "request": key[:16],
+            "prompt_tokens": answer.prompt_tokens, "completion_tokens": answer.completion_tokens,
+            "seconds": 0.0 if answer.cached else answer.seconds, "cached": answer.cached,
+        })
+
+    def _name(self) -> str:
+        return f"{self.role} endpoint {self._openai.base_url} (model {self.endpoint.model})"
+
+    def _explain(self, error: openai.OpenAIError, fatal: bool = False) -> EndpointError:
+        """A one-line error without the key, and whether further calls are useless."""
+        hint = ""
+        if isinstance(error, openai.AuthenticationError):
+            hint = f"; is the key in ${self.endpoint.api_key_env} right?"
+        elif isinstance(error, openai.NotFoundError):
+            hint = "; is the model's name right?"
+        elif isinstance(error, openai.APITimeoutError):
+            hint = f"; no answer within {self.endpoint.timeout_s:g} s, {self.endpoint.max_retries} retries"
+        elif isinstance(error, openai.APIConnectionError):
+            hint = f"; is it running? {self.endpoint.max_retries} retries"
+        text = " ".join(str(error).split()).replace(self._key, "***")[:300]
+        return EndpointError(f"{self._name()}: {text}{hint}", fatal=fatal or isinstance(error, _FATAL))
+
+
+def _json_part(text: str) -> str:
+    """From the first brace to the last: models like to wrap JSON in a code fence."""
+    start, end = text.find("{"), text.rfind("}")
+    return text[start : end + 1] if 0 <= start < end else text
+
+
+def _credentials(endpoint: Endpoint) -> tuple[str | None, str]:
+    base_url = endpoint.base_url or os.environ.get(endpoint.base_url_env)
+    key = os.environ.get(endpoint.api_key_env, "")
+    if not key and base_url is None:
+        raise EndpointError(f"model {endpoint.model} needs a key: set the environment variable {endpoint.api_key_env}", fatal=True)
+    return base_url, key or "none"
+
+
+def _weights_identity(endpoint: Endpoint) -> str:
+    """Cache identity of a server of our own: the hashes of its weights, wherever they lie."""
+    files = dict(find_model(endpoint.model).files or {})
+    if endpoint.adapter:
+        adapter = Path(endpoint.adapter) / "adapter_model.safetensors"
+        if not adapter.is_file():
+            raise ModelError(f"no adapter at {adapter}; train it first or correct the 'adapter' of the params file")
+        files["adapter"] = sha256_file(adapter)
+    return json.dumps([endpoint.provider, endpoint.model, sorted(files.items())])
+
+
+@contextlib.asynccontextmanager
+async def open_clients(endpoints: dict[str, Endpoint], *, cache: ResponseCache, calls_log: Path) -> AsyncIterator[dict[str, ChatClient]]:
+    """A client for each role, with the servers they need; roles on the same endpoint share server and limit.
+
+    Raises:
+        EndpointError: If an endpoint refuses or does not answer.
+        ModelError: If weights or a server for them cannot be had.
+    """
+    limits: dict[str, asyncio.Semaphore] = {}
+    async with contextlib.AsyncExitStack() as stack:
+        clients = {}
+        for role, endpoint in endpoints.items():
+            if endpoint.provider == "openai":
+                base_url, key = _credentials(endpoint)
+                identity = f"{base_url or 'openai'} {endpoint.model}"
+            else:
+                spec = ServerSpec(endpoint.provider, endpoint.model, slots=endpoint.max_concurrency, adapter=endpoint.adapter)
+                server = await asyncio.to_thread(stack.enter_context, serving(spec))
+                base_url, key = server.base_url, server.api_key
+                identity = _weights_identity(endpoint)
+            limit = limits.setdefault(identity, asyncio.Semaphore(endpoint.max_concurrency))
+            clients[role] = ChatClient(role, endpoint, base_url=base_url, api_key=key, identity=identity,
+                                       cache=cache, calls_log=calls_log, limit=limit)
+            stack.push_async_callback(clients[role].close)
+            if endpoint.provider == "openai":
+                await clients[role].check()
+        yield clients

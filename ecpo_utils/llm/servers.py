@@ -1,0 +1,144 @@
+"""Model servers on loopback, started on demand, shared by all processes, gone with their last user.
+
+A user holds a lock on a lease file; the operating system drops the lock however the user ends, and the
+supervisor (`ecpo_utils.llm.supervisor`) stops its server when no lease is held any more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..core.artifacts import digest
+from ..core.errors import ModelError
+from ..core.paths import cache_root
+from .models import fetch_model, find_model
+
+logger = logging.getLogger(__name__)
+
+START_TIMEOUT_S = {"embedded": 120.0, "vllm": 1200.0}
+
+
+@dataclass(frozen=True)
+class ServerSpec:
+    """What must be equal for two users to share a server.
+
+    Attributes:
+        engine: "embedded" (llama.cpp through xllamacpp) or "vllm".
+        model: Name in `params/models.yaml`.
+        slots: Answers decoded side by side.
+        context_tokens: Per slot, prompt and answer together.
+        adapter: LoRA adapter directory that vLLM loads at start.
+    """
+
+    engine: str
+    model: str
+    slots: int = 4
+    context_tokens: int = 4096
+    adapter: str | None = None
+
+    @property
+    def folder(self) -> Path:
+        return cache_root() / "servers" / f"{self.model}-{digest(self.__dict__, 10)}"
+
+
+@dataclass(frozen=True)
+class RunningServer:
+    """A server that answers: OpenAI-compatible `base_url`, its random `api_key`, process id, log file."""
+
+    base_url: str
+    api_key: str
+    pid: int
+    log: Path
+
+
+@contextlib.contextmanager
+def flock(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on a file; the operating system drops it however this process ends."""
+    with open(path, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def serving(spec: ServerSpec) -> Iterator[RunningServer]:
+    """Use a server for a while; start it if nobody else has.
+
+    Raises:
+        ModelError: If the weights cannot be had, or the server does not come up; shows its last lines.
+    """
+    weights = fetch_model(spec.model)
+    folder = spec.folder
+    lease_path = folder / "leases" / f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    with contextlib.ExitStack() as held:
+        try:
+            lease_path.parent.mkdir(parents=True, exist_ok=True)
+            starting = held.enter_context(contextlib.ExitStack())
+            starting.enter_context(flock(folder / "start.lock"))
+            held.enter_context(flock(lease_path))
+        except OSError as error:
+            raise ModelError(f"cannot write to {folder}: {error.strerror}; set ECPO_CACHE to a folder you may write to") from None
+        held.callback(lease_path.unlink, missing_ok=True)
+        server = running_server(folder) or _start(spec, weights)
+        starting.close()
+        yield server
+
+
+def running_server(folder: Path) -> RunningServer | None:
+    """The server whose state is in `folder`, if its supervisor still holds the folder's life lock."""
+    state = folder / "server.json"
+    if not state.is_file() or not _is_locked(folder / "alive.lock"):
+        return None
+    values = json.loads(state.read_text())
+    return RunningServer(values["base_url"], values["api_key"], values["pid"], folder / "server.log")
+
+
+def list_servers() -> list[RunningServer]:
+    """All servers of this user that are up."""
+    found = (running_server(folder) for folder in sorted((cache_root() / "servers").glob("*")))
+    return [server for server in found if server]
+
+
+def _is_locked(path: Path) -> bool:
+    with contextlib.suppress(FileNotFoundError), open(path) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _start(spec: ServerSpec, weights: Path) -> RunningServer:
+    folder = spec.folder
+    (folder / "server.json").unlink(missing_ok=True)
+    model = find_model(spec.model)
+    if spec.engine == "embedded" and model.kind != "gguf":
+        raise ModelError(f"the embedded server loads GGUF files; {spec.model} is a {model.kind} model, use provider: vllm")
+    options = {**spec.__dict__, "weights": str(weights), "folder": str(folder)}
+    logger.info("starting %s for %s", spec.engine, spec.model)
+    with open(folder / "server.log", "w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ecpo_utils.llm.supervisor", json.dumps(options)],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+        )
+    deadline = time.monotonic() + START_TIMEOUT_S[spec.engine]
+    while time.monotonic() < deadline:
+        if server := running_server(folder):
+            return server
+        if process.poll() is not None:
+            break
+        time.sleep(0.1)
+    process.kill()
+    process.wait()
+    tail = " | ".join((folder / "server.log").read_text(errors="replace").splitlines()[-3:])
+    raise ModelError(f"the {spec.engine} server for {spec.model} did not start: {tail}; whole log: {folder / 'server.log'}")
