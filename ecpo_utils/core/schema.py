@@ -144,13 +144,19 @@ class Usage(Record):
 
 
 class Turn(Record):
-    """One user message and the agent's reply to it. `reply` is None after a closing message."""
+    """One user message and the agent's reply to it. `reply` is None after a closing message.
+
+    Attributes:
+        user_retries: Messages of the simulator that failed a check and were thrown away.
+        user_faults: Checks that even the last attempt failed: "leak", "role_reversal", "parrot", "empty".
+    """
 
     index: int
     policy: Policy
     policy_reason: str = ""
     user_message: str
-    leak_retries: int = 0
+    user_retries: int = 0
+    user_faults: list[str] = []
     steps: list[Step] = []
     reply: str | None = None
     confirmation: Confirmation | None = None

@@ -1,0 +1,160 @@
+"""Many dialogues at once, each a coroutine, each a row: the trajectories that everything else reads."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from ..core.artifacts import append_jsonl, digest, load_resumable, write_jsonl
+from ..core.errors import EcpoError, EndpointError, ParseError
+from ..core.params import Params
+from ..core.schema import Status, Task, Trajectory, Turn
+from ..llm.client import ChatClient, Meter
+from ..llm.prompts import prompts_digest
+from .agents import FRAMEWORKS, Agent
+from .retrieval import ItemDatabase
+from .simulator import Simulator
+
+logger = logging.getLogger(__name__)
+
+MAX_FAILED_IN_A_ROW = 5
+
+
+@dataclass(frozen=True)
+class System:
+    """A CRA to be tried: a framework on a backbone.
+
+    Attributes:
+        name: Of the trajectories file, e.g. "actcrs_expert".
+        framework: Key of `agents.FRAMEWORKS`.
+        client: Chat endpoint of the backbone.
+        options: Further arguments of the framework, e.g. {"few_shot": False}.
+    """
+
+    name: str
+    framework: str
+    client: ChatClient
+    options: dict
+
+
+def dialogue_config(system: System, simulator: ChatClient, params: Params, database: ItemDatabase) -> str:
+    """Digest of what decides a dialogue besides its task; rows of another digest are played anew."""
+    sources = {path.name: path.read_text() for path in sorted(Path(__file__).parent.rglob("*.py"))}
+    settings = params.model_dump(include={
+        "seed", "max_turns", "retriever_top_k", "max_consecutive_searches", "simulator_temperature", "agent_temperature", "confirmation_mode",
+    })
+    items = [item.model_dump() for item in database.items]
+    return digest([system.framework, system.options, system.client.identity, simulator.identity, settings, items, prompts_digest(), sources])
+
+
+async def play_dialogue(turns: list[Turn], agent: Agent, simulator: Simulator, *, max_turns: int) -> Status:
+    """One dialogue: the user speaks, the agent answers, the user confirms. Paper: section 2.1.
+
+    Args:
+        turns: Filled as the dialogue goes, so that what was said before an error is kept.
+
+    Returns:
+        "complete" after `max_turns`, "ended_by_user" after a closing message, "leak" if the user gave the
+        title away in spite of all attempts.
+    """
+    for index in range(max_turns):
+        user = await (simulator.respond() if turns else simulator.open())
+        turn = Turn(index=index, policy=user.policy, policy_reason=user.reason, user_message=user.message,
+                    user_retries=user.retries, user_faults=list(user.faults))
+        turns.append(turn)
+        if "leak" in user.faults:
+            return "leak"
+        if user.policy == "end_conversation":
+            return "ended_by_user"
+        answer = await agent.reply(user.message)
+        simulator.hear(answer.text)
+        turn.steps, turn.reply = answer.steps, answer.text
+        turn.confirmation = await simulator.confirm()
+    return "complete"
+
+
+async def _trajectory(task: Task, system: System, simulator_client: ChatClient, database: ItemDatabase, params: Params, config: str) -> Trajectory:
+    """A row whatever happens: a dialogue that fails keeps its turns and its error. Fatal errors go up."""
+    meter = Meter()
+    options = {"top_k": params.retriever_top_k, "temperature": params.agent_temperature, "meter": meter}
+    agent = FRAMEWORKS[system.framework](system.client, database, task.domain, **options, **system.options)
+    simulator = Simulator(simulator_client, task, temperature=params.simulator_temperature,
+                          confirmation_mode=params.confirmation_mode, meter=meter)
+    row = Trajectory(task_id=task.task_id, domain=task.domain, system=system.name, config=config, target=task.target,
+                     persona=task.persona, status="failed")
+    try:
+        row.status = await play_dialogue(row.turns, agent, simulator, max_turns=params.max_turns)
+    except (EndpointError, ParseError) as error:
+        if isinstance(error, EndpointError) and error.fatal:
+            raise
+        row.error = f"{type(error).__name__}: {error}"
+    row.usage = meter.by_role
+    row.recommended_at = first_turn(row, lambda turn: simulator.names_target(turn.reply))
+    row.retrieved_at = first_turn(row, lambda turn: any(
+        step.retrieval and task.target.item_id in step.retrieval.item_ids for step in turn.steps))
+    return row
+
+
+def first_turn(row: Trajectory, happens: Callable[[Turn], bool]) -> int | None:
+    """Index of the first turn for which `happens`, None if there is none."""
+    return next((turn.index for turn in row.turns if happens(turn)), None)
+
+
+async def rollout(tasks: Sequence[Task], system: System, simulator: ChatClient, database: ItemDatabase, params: Params, path: Path) -> list[Trajectory]:
+    """Play all tasks, `dialogues_in_flight` at a time, and write `path` line by line as dialogues end.
+
+    Rows that an earlier run left are kept if they have the same config and did not fail; at the end the
+    file holds one row per task, in task order.
+
+    Raises:
+        EndpointError: If no further call can succeed (wrong key, unknown model); finished rows stay.
+        ArtifactError: If the file cannot be written.
+    """
+    config = dialogue_config(system, simulator, params, database)
+    wanted = {task.task_id for task in tasks}
+    old = {row.task_id: row for row in load_resumable(path, Trajectory) if row.config == config and row.status != "failed"}
+    done = {task_id: row for task_id, row in old.items() if task_id in wanted}
+    write_jsonl(path, done.values())
+    open_slots = asyncio.Semaphore(params.dialogues_in_flight)
+    progress = tqdm(total=len(tasks), initial=len(done), desc=f"{path.parts[-3]} {system.name}", unit="dialogue")
+    failed_in_a_row = 0
+
+    async def play(task: Task) -> None:
+        nonlocal failed_in_a_row
+        async with open_slots:
+            row = await _trajectory(task, system, simulator, database, params, config)
+        append_jsonl(path, row)
+        done[task.task_id] = row
+        progress.update()
+        failed_in_a_row = failed_in_a_row + 1 if row.status == "failed" else 0
+        if failed_in_a_row == MAX_FAILED_IN_A_ROW:
+            raise EndpointError(f"{failed_in_a_row} dialogues in a row failed, stopped; finished ones are kept in {path}. Last error: {row.error}")
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for task in tasks:
+                if task.task_id not in done:
+                    group.create_task(play(task))
+    except* EcpoError as errors:
+        raise errors.exceptions[0] from None
+    finally:
+        progress.close()
+    rows = [done[task.task_id] for task in tasks]
+    write_jsonl(path, rows)
+    log_counts(system.name, rows)
+    return rows
+
+
+def log_counts(name: str, rows: Sequence[Trajectory]) -> None:
+    """The stage's one line: dialogues, failures, calls, tokens, seconds, cost."""
+    usage = [role for row in rows for role in row.usage.values()]
+    logger.info(
+        "%s: %d dialogues, %d failed, %d calls (%d cached), %d tokens, %.0f s, %.4f USD", name, len(rows),
+        sum(row.status == "failed" for row in rows), sum(u.calls for u in usage), sum(u.cached for u in usage),
+        sum(u.prompt_tokens + u.completion_tokens for u in usage), sum(u.seconds for u in usage), sum(u.cost_usd for u in usage),
+    )

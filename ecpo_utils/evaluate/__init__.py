@@ -1,0 +1,1 @@
+"""Metrics, their intervals, persona diversity, tables and figures. Imports dialogue, data, llm and core."""
