@@ -12,7 +12,7 @@ def normalise(text: str) -> str:
     """Lower-cased words without accents or punctuation, single-spaced."""
     plain = unicodedata.normalize("NFKD", text.replace("&", " and ").replace("'", "").replace("\u2019", ""))
     plain = "".join(c for c in plain if not unicodedata.combining(c))
-    return " ".join(re.findall(r"\w+", plain.lower()))
+    return " ".join(re.findall(r"[^\W_]+", plain.lower()))
 
 
 def mentions_title(text: str, title: str) -> bool:

@@ -63,7 +63,7 @@ class Params(BaseModel):
 
     # data, section 3.1 and B.1-B.2
     data_source: Literal["builtin", "release"]
-    release_dir: Optional[str]
+    release_dir: str
     num_personas: int = Field(ge=2)
     max_reviews_per_persona: int = Field(ge=1)
     min_target_rating: float = Field(ge=1, le=5)
@@ -85,10 +85,11 @@ class Params(BaseModel):
 
 
 def _explain(error: ValidationError, where: str) -> ParamsError:
-    first = error.errors()[0]
+    first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")  # a typo also leaves a name missing
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(key, Params.model_fields, 1)
+        known = Params.model_fields if len(first["loc"]) == 1 else Endpoint.model_fields
+        close = difflib.get_close_matches(str(first["loc"][-1]), known, 1)
         hint = f"; did you mean '{close[0]}'?" if close else "; see ecpo_utils/core/params.py for all names"
         return ParamsError(f"{where}: unknown parameter '{key}'{hint}")
     if first["type"] == "missing":

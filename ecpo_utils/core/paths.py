@@ -74,3 +74,10 @@ class RunPaths:
     def executed(self, notebook: str, scope: str = "all") -> Path:
         suffix = "" if scope == "all" else f".{scope}"
         return self.run / "notebooks" / f"{notebook}{suffix}.ipynb"
+
+    def running(self, notebook: str, scope: str = "all") -> Path:
+        """The executed copy while it runs, and for reading after it failed."""
+        return self.run / "notebooks" / "unfinished" / self.executed(notebook, scope).name
+
+    def log(self, notebook: str, scope: str = "all") -> Path:
+        return self.run / "logs" / self.executed(notebook, scope).with_suffix(".log").name

@@ -38,8 +38,8 @@ def _clean(text: str) -> str:
     return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", text)).split())
 
 
-def _price(value: object) -> float | None:
-    """The dump holds numbers, null, and text such as "$12.99" or "from 4.50"."""
+def parse_price(value: object) -> float | None:
+    """US dollars or None: the dumps hold numbers, null, and text such as "$12.99" or "from 4.50"."""
     if isinstance(value, (int, float)):
         return float(value)
     match = re.search(r"\d+(?:\.\d+)?", str(value or "").replace(",", ""))
@@ -60,7 +60,7 @@ def _item(row: dict, where: str) -> Item:
         title=_clean(str(_need(row, "title", where))),
         categories=[_clean(c) for c in row.get("categories") or []],
         description=f"{byline}. {body}" if byline else body,
-        price=_price(row.get("price")),
+        price=parse_price(row.get("price")),
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from ..core.artifacts import append_jsonl, digest, load_resumable, write_jsonl
 from ..core.errors import EcpoError, EndpointError, ParseError
@@ -121,7 +121,7 @@ async def rollout(tasks: Sequence[Task], system: System, simulator: ChatClient, 
     done = {task_id: row for task_id, row in old.items() if task_id in wanted}
     write_jsonl(path, done.values())
     open_slots = asyncio.Semaphore(params.dialogues_in_flight)
-    progress = tqdm(total=len(tasks), initial=len(done), desc=f"{path.parts[-3]} {system.name}", unit="dialogue")
+    progress = tqdm(total=len(tasks), initial=len(done), desc=f"{path.parts[-3]} {system.name}", unit="dialogue", mininterval=1.0)
     failed_in_a_row = 0
 
     async def play(task: Task) -> None:

@@ -29,6 +29,13 @@ class Rate:
     n: int
     num_unscored: int = 0
 
+    def text(self, digits: int = 2) -> str:
+        """As tables show it: "0.53 [0.43, 0.63] n=100"."""
+        if self.value is None:
+            return f"unscored (n={self.n})"
+        interval = "" if self.low is None else f" [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+        return f"{self.value:.{digits}f}{interval} n={self.n}"
+
 
 def proportion(successes: int, n: int, *, num_unscored: int = 0) -> Rate:
     """Share of successes with a Wilson interval. Library: scipy.stats.binomtest.

@@ -46,7 +46,7 @@ class ResponseCache:
     def put(self, key: str, value: dict) -> None:
         """Store an answer; on disk when this returns."""
         with self._lock:
-            self._run("INSERT OR REPLACE INTO responses VALUES (?, ?)", (key, json.dumps(value, ensure_ascii=False)))
+            self._run("INSERT OR REPLACE INTO responses VALUES (?, ?)", (key, json.dumps(value)))
 
     def _run(self, statement: str, values: tuple) -> sqlite3.Cursor:
         try:

@@ -9,12 +9,14 @@ import logging
 import math
 import os
 import time
+import urllib.parse
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
 import openai
+from openai.types.chat import ChatCompletion
 from pydantic import BaseModel, ValidationError
 
 from ..core.artifacts import append_jsonl, sha256_file
@@ -28,6 +30,7 @@ from .servers import ServerSpec, serving
 logger = logging.getLogger(__name__)
 T = TypeVar("T", bound=BaseModel)
 
+OPENAI_URL = "https://api.openai.com/v1"
 _FATAL = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
 
 
@@ -90,8 +93,11 @@ class ChatClient:
         self._cache = cache
         self._calls_log = calls_log
         self._limit = limit or asyncio.Semaphore(endpoint.max_concurrency)
+        base_url = base_url or OPENAI_URL  # else the library would look into the environment itself
+        on_loopback = urllib.parse.urlsplit(base_url).hostname in ("127.0.0.1", "localhost", "::1")
         self._openai = openai.AsyncOpenAI(
-            base_url=base_url, api_key=api_key, timeout=endpoint.timeout_s, max_retries=endpoint.max_retries
+            base_url=base_url, api_key=api_key, timeout=endpoint.timeout_s, max_retries=endpoint.max_retries,
+            http_client=openai.DefaultAsyncHttpxClient(trust_env=False) if on_loopback else None,  # no proxy to ourselves
         )
 
     async def complete(self, messages: Sequence[Message], *, max_tokens: int, temperature: float = 0.0,
@@ -183,12 +189,13 @@ class ChatClient:
         Raises:
             EndpointError: If it does not answer or refuses.
         """
+        client = self._openai.with_options(max_retries=1, timeout=min(20.0, self.endpoint.timeout_s))
         try:
-            await self._openai.with_options(max_retries=1, timeout=20.0).models.list()
-        except openai.NotFoundError:
+            await client.models.list()
+        except (openai.NotFoundError, AttributeError, json.JSONDecodeError):
             return  # endpoints without a model list are fine
         except openai.OpenAIError as error:
-            raise self._explain(error, fatal=True) from None
+            raise self._explain(error, client, fatal=True) from None
 
     async def close(self) -> None:
         """Close connections."""
@@ -208,18 +215,14 @@ class ChatClient:
                 temperature=request["temperature"], seed=request["seed"] + sample, **options,
             )
         except openai.OpenAIError as error:
-            raise self._explain(error) from None
-        if not answer.choices or answer.choices[0].message is None:
-            raise EndpointError(f"{self._name()} answered without a choice: {answer.model_dump_json()[:200]}")
-        choice, usage = answer.choices[0], answer.usage
-        logprobs = choice.logprobs.content if choice.logprobs and choice.logprobs.content else []
-        return Completion(
-            text=choice.message.content or "",
-            top_logprobs=[{alternative.token: alternative.logprob for alternative in token.top_logprobs} for token in logprobs],
-            prompt_tokens=usage.prompt_tokens if usage else 0,
-            completion_tokens=usage.completion_tokens if usage else 0,
-            seconds=round(time.monotonic() - started, 3),
-        )
+            raise self._explain(error, self._openai) from None
+        except json.JSONDecodeError as error:
+            raise self._no_completion(error) from None
+        try:
+            return _completion(answer, round(time.monotonic() - started, 3))
+        except (AttributeError, TypeError, IndexError) as error:  # the openai client checks no types
+            shown = answer.model_dump_json(exclude_none=True, warnings=False) if isinstance(answer, BaseModel) else str(answer)
+            raise self._no_completion(error, shown) from None
 
     def _count(self, key: str, answer: Completion, meter: Meter | None) -> None:
         for each in (self.meter, meter):
@@ -234,19 +237,36 @@ class ChatClient:
     def _name(self) -> str:
         return f"{self.role} endpoint {self._openai.base_url} (model {self.endpoint.model})"
 
-    def _explain(self, error: openai.OpenAIError, fatal: bool = False) -> EndpointError:
+    def _no_completion(self, error: Exception, shown: str = "") -> EndpointError:
+        text = " ".join(f"{shown[:200]} ({error})".split()).replace(self._key, "***")
+        return EndpointError(f"{self._name()} answered with something that is no chat completion: {text}; is the address right?")
+
+    def _explain(self, error: openai.OpenAIError, client: openai.AsyncOpenAI, fatal: bool = False) -> EndpointError:
         """A one-line error without the key, and whether further calls are useless."""
         hint = ""
         if isinstance(error, openai.AuthenticationError):
             hint = f"; is the key in ${self.endpoint.api_key_env} right?"
         elif isinstance(error, openai.NotFoundError):
-            hint = "; is the model's name right?"
+            hint = "; are the address and the model's name right?"
         elif isinstance(error, openai.APITimeoutError):
-            hint = f"; no answer within {self.endpoint.timeout_s:g} s, {self.endpoint.max_retries} retries"
+            hint = f"; no answer within {client.timeout:g} s, {client.max_retries} retries"
         elif isinstance(error, openai.APIConnectionError):
-            hint = f"; is it running? {self.endpoint.max_retries} retries"
+            hint = f"; is it running? {client.max_retries} retries"
+            fatal = fatal or type(error.__cause__).__name__ == "ConnectError"  # nothing listens
         text = " ".join(str(error).split()).replace(self._key, "***")[:300]
         return EndpointError(f"{self._name()}: {text}{hint}", fatal=fatal or isinstance(error, _FATAL))
+
+
+def _completion(answer: ChatCompletion, seconds: float) -> Completion:
+    choice, usage = answer.choices[0], answer.usage
+    logprobs = (choice.logprobs and choice.logprobs.content) or []
+    return Completion(
+        text=(choice.message.content or "").encode("utf-8", "replace").decode(),  # half a surrogate pair could not be stored
+        top_logprobs=[{each.token: each.logprob for each in token.top_logprobs or []} for token in logprobs],
+        prompt_tokens=(usage and usage.prompt_tokens) or 0,
+        completion_tokens=(usage and usage.completion_tokens) or 0,
+        seconds=seconds,
+    )
 
 
 def _json_part(text: str) -> str:
@@ -256,10 +276,12 @@ def _json_part(text: str) -> str:
 
 
 def _credentials(endpoint: Endpoint) -> tuple[str | None, str]:
-    base_url = endpoint.base_url or os.environ.get(endpoint.base_url_env)
-    key = os.environ.get(endpoint.api_key_env, "")
+    base_url = endpoint.base_url or os.environ.get(endpoint.base_url_env) or None
+    key = os.environ.get(endpoint.api_key_env, "").strip()
     if not key and base_url is None:
         raise EndpointError(f"model {endpoint.model} needs a key: set the environment variable {endpoint.api_key_env}", fatal=True)
+    if not key.isascii():
+        raise EndpointError(f"the key in ${endpoint.api_key_env} holds a character that no key has; paste it again", fatal=True)
     return base_url, key or "none"
 
 
@@ -291,9 +313,9 @@ async def open_clients(endpoints: dict[str, Endpoint], *, cache: ResponseCache, 
                 identity = f"{base_url or 'openai'} {endpoint.model}"
             else:
                 spec = ServerSpec(endpoint.provider, endpoint.model, slots=endpoint.max_concurrency, adapter=endpoint.adapter)
+                identity = _weights_identity(endpoint)
                 server = await asyncio.to_thread(stack.enter_context, serving(spec))
                 base_url, key = server.base_url, server.api_key
-                identity = _weights_identity(endpoint)
             limit = limits.setdefault(identity, asyncio.Semaphore(endpoint.max_concurrency))
             clients[role] = ChatClient(role, endpoint, base_url=base_url, api_key=key, identity=identity,
                                        cache=cache, calls_log=calls_log, limit=limit)

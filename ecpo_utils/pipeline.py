@@ -1,0 +1,159 @@
+"""`ecpo run`: a thin front to Snakemake with progress and a readable failure."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import nbformat
+
+from .core.artifacts import writing
+from .core.errors import ArtifactError, EcpoError, ParamsError
+from .core.params import Params, load_profile
+from .core.paths import RunPaths, repository_root
+from .workflow import NEEDS
+
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+_LOG_PREFIX = re.compile(r"^(\S+ )?(INFO|WARNING|ERROR|DEBUG)?:?papermill[^:]*:|^papermill - \w+ - ")
+
+
+class StudyError(EcpoError):
+    """A notebook failed; the message says which cell, the error, and where copy and log are."""
+
+
+def run_study(profile: str, *, only: str = "", domain: str = "all", say: Callable[[str], None]) -> None:
+    """Run all notebooks of a profile that are not up to date.
+
+    Args:
+        profile: Name of a params file.
+        only: First digits of one notebook; what it needs is run as well.
+        domain: One domain of the profile, or "all".
+        say: Receives lines of progress; one that ends in "\\r" is to be overwritten.
+
+    Raises:
+        ParamsError: If the profile is not well-formed, or has no such domain or notebook.
+        ArtifactError: If another run of the profile is under way, or files cannot be written.
+        StudyError: If a notebook fails.
+    """
+    root = repository_root()
+    os.chdir(root)
+    params = load_profile(root / "params" / f"{profile}.yaml")
+    names = _chosen(params, only, domain)
+    paths = RunPaths(root, profile)
+    with exclusive(paths):
+        say(f"== study, profile {profile}: {', '.join(names)}")
+        before = {name: _stamp(paths.executed(name, domain)) for name in NEEDS}
+        code = _snakemake(paths, only, domain, say)
+        if code:
+            raise explain_failure(paths, domain, code)
+        for name in names:
+            if _stamp(paths.executed(name, domain)) == before[name]:
+                say(f"   {name}: up to date")
+
+
+def _chosen(params: Params, only: str, domain: str) -> list[str]:
+    names = [name for name in NEEDS if name.startswith(only)]
+    if not names:
+        raise ParamsError(f"no notebook begins with '{only}'; there are: {', '.join(NEEDS)}")
+    if domain != "all" and domain not in params.domains:
+        raise ParamsError(f"profile {params.profile} has no domain '{domain}'; it has: {', '.join(params.domains)}")
+    return names
+
+
+def _stamp(path: Path) -> float | None:
+    return path.stat().st_mtime if path.is_file() else None
+
+
+@contextlib.contextmanager
+def exclusive(paths: RunPaths) -> Iterator[None]:
+    """Hold the profile's lock; the operating system frees it however this process ends."""
+    with writing(paths.run):
+        paths.run.mkdir(parents=True, exist_ok=True)
+        lock = open(paths.run / ".lock", "a")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ArtifactError(f"another 'ecpo run' is at work on profile {paths.profile}; wait for it, or stop it, and run again") from None
+        yield
+
+
+def _snakemake(paths: RunPaths, only: str, domain: str, say: Callable[[str], None]) -> int:
+    """Run Snakemake in a process group of its own, so that Ctrl-C and errors end all of it."""
+    log = paths.run / "logs" / "snakemake.log"
+    command = [sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile", "--cores", "1", "--nolock", "--rerun-incomplete",
+               "--nocolor", "--config", f"profile={paths.profile}", f"scope={domain}", f"only={only}"]
+    with writing(log):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        file = open(log, "w")
+    with file:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
+                                   env={**os.environ, "PYTHONUNBUFFERED": "1"})
+        try:
+            _follow(process, paths, domain, say)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM)
+                process.wait(30)
+    return process.returncode
+
+
+def _follow(process: subprocess.Popen, paths: RunPaths, domain: str, say: Callable[[str], None]) -> None:
+    """Report which notebook runs, its last line of output, and how long it took."""
+    current, started = None, 0.0
+    while True:
+        ended = process.poll() is not None
+        running = next((name for name in NEEDS if paths.running(name, domain).is_file()), None)
+        if running != current or ended:
+            if current and paths.executed(current, domain).is_file() and not paths.running(current, domain).is_file():
+                say(f"   {current}: done in {time.monotonic() - started:.0f} s")
+            if running and not ended:
+                say(f"   {running}: running; log {paths.log(running, domain).relative_to(paths.root)}")
+            current, started = running, time.monotonic()
+        if ended:
+            return
+        if current and (line := last_line(paths.log(current, domain))):
+            say(f"     {line[:110]:<110}\r")
+        time.sleep(0.5)
+
+
+def last_line(path: Path) -> str:
+    """The newest line of a log that is worth showing: a progress bar or a message."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, path.stat().st_size - 4000))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return ""
+    lines = [_ANSI.sub("", line).strip() for line in re.split(r"[\r\n]+", text)]
+    return next((line for line in reversed(lines) if line and "Executing" not in line and not line.startswith("Ending Cell")), "")
+
+
+def explain_failure(paths: RunPaths, domain: str, code: int) -> StudyError:
+    """What a user needs to know of a failed run: notebook, cell, error, executed copy, log."""
+    snakemake_log = paths.run / "logs" / "snakemake.log"
+    for name in NEEDS:
+        copy = paths.running(name, domain)
+        if not copy.is_file():
+            continue
+        for number, cell in enumerate(nbformat.read(copy, as_version=4).cells, 1):
+            errors = [out for out in cell.get("outputs", []) if out.output_type == "error"]
+            if errors:
+                first = cell.source.strip().splitlines()[0][:80]
+                reason = _ANSI.sub("", errors[0].evalue).strip().splitlines() or [""]
+                return StudyError(
+                    f"notebook {name} failed in cell {number} ({first}): {errors[0].ename}: {reason[0]}\n"
+                    f"  executed copy: {copy.relative_to(paths.root)}\n  log: {paths.log(name, domain).relative_to(paths.root)}\n"
+                    f"  what is finished is kept; mend the cause and run the same command again"
+                )
+        return StudyError(f"notebook {name} stopped (exit {code}); log: {paths.log(name, domain)}; run the same command again to go on")
+    lines = [line.strip() for line in snakemake_log.read_text(errors="replace").splitlines() if "rror" in line or "xception" in line]
+    return StudyError(f"Snakemake failed (exit {code}): {lines[0] if lines else 'see its log'}; log: {snakemake_log}")

@@ -1,0 +1,105 @@
+"""What `workflow/Snakefile` asks for: which notebook needs which, the files and parameters each depends on."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import shlex
+import sys
+from pathlib import Path
+
+import nbformat
+
+from .core.errors import ArtifactError
+from .core.params import Params, load_profile
+from .core.paths import RunPaths, repository_root
+
+# in run order; a new notebook is one line here
+NEEDS: dict[str, list[str]] = {
+    "01_environment": [],
+    "02_persona_diversity": ["01_environment"],
+    "03_simulation": ["02_persona_diversity"],
+}
+
+
+def _notebook_code(name: str) -> list[str]:
+    path = repository_root() / "notebooks" / f"{name}.ipynb"
+    try:
+        return [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    except FileNotFoundError:
+        raise ArtifactError(f"{path} is missing") from None
+
+
+def _imported(source: str, module: str) -> set[str]:
+    """Dotted names that a source imports from this package; `module` resolves relative imports."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            parents = module.split(".")[: len(module.split(".")) - node.level] if node.level else []
+            base = ".".join([*parents, *([node.module] if node.module else [])])
+            found |= {base} | {f"{base}.{alias.name}" for alias in node.names}
+    return {name for name in found if name.startswith("ecpo_utils")}
+
+
+@functools.cache
+def _file_of(module: str) -> Path | None:
+    base = repository_root() / module.replace(".", "/")
+    return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
+
+
+def notebook_sources(name: str) -> list[str]:
+    """Files of this package that a notebook depends on through imports, with their prompts and data."""
+    root = repository_root()
+    code = "\n".join("\n".join(line for line in cell.splitlines() if not line.lstrip().startswith(("%", "!"))) for cell in _notebook_code(name))
+    code = code.replace("await ", "")  # top-level await is no plain Python
+    waiting, seen = _imported(code, "notebook"), set()
+    while waiting:
+        module = waiting.pop()
+        path = _file_of(module)
+        if path is None or module in seen:
+            continue
+        seen.add(module)
+        package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+        waiting |= _imported(path.read_text(encoding="utf-8"), f"{package}.{path.stem}") - seen
+    files = {path for path in map(_file_of, seen) if path}
+    if "ecpo_utils.llm.prompts" in seen:
+        files |= set((root / "ecpo_utils/llm/prompts").glob("*.txt"))
+    if "ecpo_utils.data.builtin" in seen:
+        files |= {path for path in (root / "ecpo_utils/data/files").rglob("*") if path.is_file()}
+    if "ecpo_utils.llm.models" in seen:
+        files.add(root / "params/models.yaml")
+    return sorted(str(path.relative_to(root)) for path in files)
+
+
+def declared_parameters(name: str) -> list[str]:
+    """Names that a notebook's `parameters` cell assigns."""
+    path = repository_root() / "notebooks" / f"{name}.ipynb"
+    cells = [c for c in nbformat.read(path, as_version=4).cells if "parameters" in c.metadata.get("tags", [])]
+    if len(cells) != 1:
+        raise ArtifactError(f"{path} has {len(cells)} cells tagged 'parameters', expected one")
+    return [node.target.id for node in ast.parse(cells[0].source).body if isinstance(node, ast.AnnAssign)]
+
+
+def notebook_parameters(name: str, profile: str) -> dict:
+    """Values of a profile for the parameters that a notebook declares; a change of one reruns it."""
+    values = _profile(profile).model_dump(mode="json")
+    return {key: values[key] for key in declared_parameters(name)}
+
+
+@functools.cache
+def _profile(profile: str) -> Params:
+    return load_profile(repository_root() / "params" / f"{profile}.yaml")
+
+
+def papermill_command(name: str, profile: str, scope: str) -> str:
+    """Shell command that runs a notebook into `runs/PROFILE/notebooks`; a failed copy stays beside it for reading."""
+    paths = RunPaths(Path(), profile)
+    done, running = paths.executed(name, scope), paths.running(name, scope)
+    words = [sys.executable, "-m", "papermill", f"notebooks/{name}.ipynb", str(running), "-f", f"params/{profile}.yaml",
+             "--kernel", "python3", "--cwd", ".", "--log-output", "--no-progress-bar"]
+    if scope != "all":
+        words += ["-y", f"domains: [{scope}]"]
+    log = paths.log(name, scope)
+    return f"mkdir -p {shlex.quote(str(running.parent))} && {shlex.join(words)} > {shlex.quote(str(log))} 2>&1 && mv {shlex.quote(str(running))} {shlex.quote(str(done))}"
