@@ -136,7 +136,9 @@ def _metrics(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(metrics_json(metrics)))
         return
-    print(f"{options.path}: n {metrics.n}, failed {metrics.n_failed}, unscored replies {metrics.num_unscored_replies} of {metrics.num_replies}")
+    print(
+        f"{options.path}: n {metrics.n}, failed {metrics.n_failed}, unscored {metrics.num_unscored_replies} of {metrics.num_replies} replies"
+    )
     for name in ("success_rate", "recall", "mean_turns", "mean_confirmation"):
         rate = getattr(metrics, name)
         print(f"  {name:18} {rate.text() if rate else 'not told by this file'}")
@@ -146,13 +148,17 @@ def _diversity(options: argparse.Namespace) -> None:
     from .data.release import load_persona_texts
     from .evaluate.diversity import diversity_json, summarize_diversity
 
-    rows = {str(path): diversity_json(summarize_diversity(load_persona_texts(path), options.sample, options.seed)) for path in options.paths}
+    rows = {
+        str(path): diversity_json(summarize_diversity(load_persona_texts(path), options.sample, options.seed)) for path in options.paths
+    }
     if options.json:
         print(json.dumps(rows))
         return
     for path, row in rows.items():
-        print(f"{path}: n {row['n']}, distinct {row['n_deduplicated']}, maximum ROUGE-L mean {row['mean']:.3f}, "
-              f"median {row['median']:.3f}, quartiles {row['q1']:.3f} to {row['q3']:.3f}")
+        print(
+            f"{path}: n {row['n']}, distinct {row['n_deduplicated']}, maximum ROUGE-L mean {row['mean']:.3f}, "
+            f"median {row['median']:.3f}, quartiles {row['q1']:.3f} to {row['q3']:.3f}"
+        )
 
 
 if __name__ == "__main__":

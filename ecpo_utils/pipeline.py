@@ -77,26 +77,48 @@ def exclusive(paths: RunPaths) -> Iterator[None]:
     """Hold the profile's lock; the operating system frees it however this process ends."""
     with writing(paths.run):
         paths.run.mkdir(parents=True, exist_ok=True)
-        lock = open(paths.run / ".lock", "a")
+        lock = (paths.run / ".lock").open("a")
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ArtifactError(f"another 'ecpo run' is at work on profile {paths.profile}; wait for it, or stop it, and run again") from None
+            raise ArtifactError(
+                f"another 'ecpo run' is at work on profile {paths.profile}; wait for it, or stop it, and run again"
+            ) from None
         yield
 
 
 def _snakemake(paths: RunPaths, only: str, domain: str, say: Callable[[str], None]) -> int:
     """Run Snakemake in a process group of its own, so that Ctrl-C and errors end all of it."""
     log = paths.run / "logs" / "snakemake.log"
-    command = [sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile", "--cores", "1", "--nolock", "--rerun-incomplete",
-               "--nocolor", "--config", f"profile={paths.profile}", f"scope={domain}", f"only={only}"]
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--snakefile",
+        "workflow/Snakefile",
+        "--cores",
+        "1",
+        "--nolock",
+        "--rerun-incomplete",
+        "--nocolor",
+        "--config",
+        f"profile={paths.profile}",
+        f"scope={domain}",
+        f"only={only}",
+    ]
     with writing(log):
         log.parent.mkdir(parents=True, exist_ok=True)
-        file = open(log, "w")
+        file = log.open("w")
     with file:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
-                                   env={**os.environ, "PYTHONUNBUFFERED": "1"})
+        process = subprocess.Popen(
+            command,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
         try:
             _follow(process, paths, domain, say)
         finally:

@@ -42,10 +42,17 @@ def write_report(profile: str) -> list[str]:
     body.append(_notebooks(paths, manifests))
     for stem in sorted({path.with_suffix("") for path in (paths.run / "figures").glob("*.json")}):
         body.append(_exhibit(stem))
-    report = write_text(paths.run / "report.html", f"<!doctype html><meta charset=utf-8><title>ECPO, {profile}</title><style>{_STYLE}</style>" + "\n".join(body))
+    report = write_text(
+        paths.run / "report.html",
+        f"<!doctype html><meta charset=utf-8><title>ECPO, {profile}</title><style>{_STYLE}</style>" + "\n".join(body),
+    )
     relative = [path.relative_to(root) for path in (report, paths.run / "figures", paths.run / "notebooks", paths.run)]
-    return [f"report     {relative[0]}", f"figures    {relative[1]}/ (PNG, PDF, CSV, provenance)", f"notebooks  {relative[2]}/ (executed copies)",
-            f"data       {relative[3]}/DOMAIN/ (items, personas, tasks, trajectories), {relative[3]}/calls.jsonl"]
+    return [
+        f"report     {relative[0]}",
+        f"figures    {relative[1]}/ (PNG, PDF, CSV, provenance)",
+        f"notebooks  {relative[2]}/ (executed copies)",
+        f"data       {relative[3]}/DOMAIN/ (items, personas, tasks, trajectories), {relative[3]}/calls.jsonl",
+    ]
 
 
 def _notebooks(paths: RunPaths, manifests: dict[str, dict]) -> str:
@@ -66,6 +73,8 @@ def _exhibit(stem: Path) -> str:
     if (table := stem.with_suffix(".csv")).is_file():
         frame = pd.read_csv(table)
         parts.append(frame.head(40).to_html(index=False, float_format="{:.3f}".format, na_rep=""))
-    parts.append(f"<small>From notebook {provenance['notebook']}, profile {provenance['profile']}, seed {provenance['seed']}, "
-                 f"commit {provenance['commit'][:10]}; data <code>figures/{stem.name}.csv</code></small>")
+    parts.append(
+        f"<small>From notebook {provenance['notebook']}, profile {provenance['profile']}, seed {provenance['seed']}, "
+        f"commit {provenance['commit'][:10]}; data <code>figures/{stem.name}.csv</code></small>"
+    )
     return "".join(parts)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import importlib.metadata
 import logging
@@ -15,9 +14,8 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tqdm import tqdm
-
 from .core.artifacts import digest, load_jsonl, write_json, write_jsonl, writing
+from .core.concurrency import map_bounded
 from .core.errors import ArtifactError
 from .core.params import Params, build_params, load_params_file
 from .core.paths import RunPaths, repository_root
@@ -27,6 +25,7 @@ from .data.personas import infer_persona, random_personas, sample_users
 from .data.release import load_release_tasks
 from .data.tasks import build_tasks, sample_splits, split_tasks
 from .dialogue.agents.base import NOUNS
+from .dialogue.confirmation import Confirmer
 from .dialogue.retrieval import Embedder, ItemDatabase, build_database, load_database
 from .dialogue.rollout import System, rollout
 from .evaluate.separation import JudgedPair, judge_flaw_pairs, load_flaw_pairs
@@ -64,14 +63,23 @@ class Run:
 
     def provenance(self, **facts: object) -> dict:
         """Commit, parameters, model hashes, seeds, versions: what a figure or a manifest states."""
-        names = {getattr(self.params, role).model for role in ("persona", "simulator", "expert", "cra")
-                 if getattr(self.params, role).provider != "openai"} | {self.params.embedder}
+        names = {
+            getattr(self.params, role).model
+            for role in ("persona", "simulator", "expert", "cra")
+            if getattr(self.params, role).provider != "openai"
+        } | {self.params.embedder}
         return {
-            "notebook": self.notebook, "profile": self.params.profile, **git_state(self.paths.root),
-            "params": self.params.model_dump(), "params_digest": digest(self.params.model_dump()), "seed": self.params.seed,
-            "models": {name: find_model(name).files or "as stated by the hub" for name in sorted(names)}, "prompts_digest": prompts_digest(),
+            "notebook": self.notebook,
+            "profile": self.params.profile,
+            **git_state(self.paths.root),
+            "params": self.params.model_dump(),
+            "params_digest": digest(self.params.model_dump()),
+            "seed": self.params.seed,
+            "models": {name: find_model(name).files or "as stated by the hub" for name in sorted(names)},
+            "prompts_digest": prompts_digest(),
             "versions": {name: _version(name) for name in LIBRARIES} | {"python": platform.python_version()},
-            "device": f"{platform.machine()}, {os.cpu_count()} cores", **facts,
+            "device": f"{platform.machine()}, {os.cpu_count()} cores",
+            **facts,
         }
 
     def finish(self, **facts: object) -> Path:
@@ -90,8 +98,13 @@ def open_run(notebook: str, namespace: dict) -> Run:
     """
     root = repository_root()
     os.chdir(root)
-    given = {name: value for name, value in namespace.items() if not name.startswith("_") and name not in ("In", "Out")
-             and (value is None or isinstance(value, (bool, int, float, str, list, dict)))}
+    given = {
+        name: value
+        for name, value in namespace.items()
+        if not name.startswith("_")
+        and name not in ("In", "Out")
+        and (value is None or isinstance(value, (bool, int, float, str, list, dict)))
+    }
     profile = given.get("profile", "quick")
     defaults = load_params_file(root / "params" / f"{profile}.yaml")
     params = build_params({**defaults, **given}, f"notebook {notebook}, profile {profile}")
@@ -104,6 +117,7 @@ def open_run(notebook: str, namespace: dict) -> Run:
 
 def git_state(root: Path) -> dict[str, str | bool]:
     """Commit and whether files differ from it; "unknown" outside a git checkout."""
+
     def git(*words: str) -> str | None:
         done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True)
         return done.stdout.strip() if done.returncode == 0 else None
@@ -124,7 +138,9 @@ def _version(name: str) -> str:
 def need(path: Path, notebook: str) -> Path:
     """The path if it is there; otherwise an ArtifactError that says which notebook makes it."""
     if not path.is_file():
-        raise ArtifactError(f"{path} is missing; run notebooks/{notebook}.ipynb with the same profile first (or: ecpo run --only {notebook[:2]})")
+        raise ArtifactError(
+            f"{path} is missing; run notebooks/{notebook}.ipynb with the same profile first (or: ecpo run --only {notebook[:2]})"
+        )
     return path
 
 
@@ -145,7 +161,9 @@ def prepare_items(run: Run) -> dict[Domain, ItemDatabase]:
 def open_databases(run: Run) -> dict[Domain, ItemDatabase]:
     """The item databases that notebook 01 wrote."""
     embedder = Embedder(run.params.embedder)
-    return {domain: load_database(need(run.paths.items(domain), "01_environment"), run.paths.index(domain), embedder) for domain in run.domains}
+    return {
+        domain: load_database(need(run.paths.items(domain), "01_environment"), run.paths.index(domain), embedder) for domain in run.domains
+    }
 
 
 def load_items(run: Run, domain: Domain) -> dict[str, Item]:
@@ -164,34 +182,32 @@ def _released(run: Run, domain: Domain, split: str) -> list[Task]:
 async def prepare_personas(run: Run) -> dict[Domain, list[PersonaRecord]]:
     """Infer the personas of `num_personas` sampled users per domain; write `personas.jsonl` and the random baseline.
 
-    Users whose personas stand in the file already, with the same reviews, are not asked for again.
+    Answers that were paid for before come from the response cache.
     """
     found = {}
     async with run.clients("persona") as clients:
         for domain in run.domains:
             items, reviews = load_builtin(domain)
-            users = sample_users(reviews, num_users=run.params.num_personas, min_liked=MIN_LIKED,
-                                 min_rating=run.params.min_target_rating, seed=run.params.seed)
+            users = sample_users(
+                reviews,
+                num_users=run.params.num_personas,
+                min_liked=MIN_LIKED,
+                min_rating=run.params.min_target_rating,
+                seed=run.params.seed,
+            )
             found[domain] = await _infer_all(clients["persona"], run, domain, users, reviews, items)
             write_jsonl(run.paths.personas(domain), found[domain])
             write_jsonl(run.paths.personas(domain, "random"), random_personas(len(users), seed=run.params.seed))
     return found
 
 
-async def _infer_all(client: ChatClient, run: Run, domain: Domain, users: Sequence[str], reviews: Sequence[Review],
-                     items: dict[str, Item]) -> list[PersonaRecord]:
-    """All users at once, as many calls in flight as the endpoint takes; every answer lands in the cache."""
-    progress = tqdm(total=len(users), desc=f"{domain} personas", unit="persona", mininterval=1.0)
+async def _infer_all(
+    client: ChatClient, run: Run, domain: Domain, users: Sequence[str], reviews: Sequence[Review], items: dict[str, Item]
+) -> list[PersonaRecord]:
+    async def infer(user: str) -> PersonaRecord:
+        return await infer_persona(client, user, reviews, items, max_reviews=run.params.max_reviews_per_persona, noun=NOUNS[domain])
 
-    async def one(user: str) -> PersonaRecord:
-        record = await infer_persona(client, user, reviews, items, max_reviews=run.params.max_reviews_per_persona, noun=NOUNS[domain])
-        progress.update()
-        return record
-
-    try:
-        return list(await asyncio.gather(*map(one, users)))
-    finally:
-        progress.close()
+    return await map_bounded(infer, users, limit=client.endpoint.max_concurrency, description=f"{domain} personas", unit="persona")
 
 
 def load_persona_records(run: Run, source: str = "ailo") -> dict[Domain, list[PersonaRecord]]:
@@ -214,7 +230,9 @@ def prepare_tasks(run: Run) -> dict[Domain, dict[str, list[Task]]]:
             personas = load_jsonl(need(run.paths.personas(domain), "02_persona_diversity"), PersonaRecord)
             tasks = build_tasks(domain, personas, reviews, items, min_rating=params.min_target_rating)
             train, test = split_tasks(tasks, split=params.split, test_share=params.test_share, seed=params.seed)
-        prepared[domain] = sample_splits(train, test, num_sgpt=params.num_sgpt_tasks, num_ecpo=params.num_ecpo_tasks, num_test=params.num_test_tasks)
+        prepared[domain] = sample_splits(
+            train, test, num_sgpt=params.num_sgpt_tasks, num_ecpo=params.num_ecpo_tasks, num_test=params.num_test_tasks
+        )
         for name, rows in prepared[domain].items():
             write_jsonl(run.paths.tasks(domain, name), rows)
     return prepared
@@ -224,10 +242,13 @@ async def check_separation(run: Run) -> list[JudgedPair]:
     """Confirm the planted-flaw pairs of the test half with the run's simulator."""
     async with run.clients("simulator") as clients:
         pairs = load_flaw_pairs("test", run.params.num_separation_pairs)
-        return await judge_flaw_pairs(clients["simulator"], pairs, run.params.confirmation_mode)
+        confirmer = Confirmer(clients["simulator"], Embedder(run.params.embedder), run.params.confirmation_mode)
+        return await judge_flaw_pairs(confirmer, pairs)
 
 
-async def simulate(run: Run, systems: dict[str, Role], *, split: str = "test", framework: str = "actcrs", **options: object) -> dict[Domain, dict[str, list[Trajectory]]]:
+async def simulate(
+    run: Run, systems: dict[str, Role], *, split: str = "test", framework: str = "actcrs", **options: object
+) -> dict[Domain, dict[str, list[Trajectory]]]:
     """Let each system play each domain's tasks against AILO; resumes, and pays for no call twice.
 
     Args:
@@ -246,6 +267,7 @@ async def simulate(run: Run, systems: dict[str, Role], *, split: str = "test", f
             for name, role in systems.items():
                 extra = {"max_consecutive_searches": run.params.max_consecutive_searches, **options}
                 system = System(name, framework, clients[role], extra)
-                played[domain][name] = await rollout(tasks, system, clients["simulator"], databases[domain], run.params,
-                                                     run.paths.trajectories(domain, name))
+                played[domain][name] = await rollout(
+                    tasks, system, clients["simulator"], databases[domain], run.params, run.paths.trajectories(domain, name)
+                )
     return played

@@ -52,7 +52,9 @@ def _file_of(module: str) -> Path | None:
 def notebook_sources(name: str) -> list[str]:
     """Files of this package that a notebook depends on through imports, with their prompts and data."""
     root = repository_root()
-    code = "\n".join("\n".join(line for line in cell.splitlines() if not line.lstrip().startswith(("%", "!"))) for cell in _notebook_code(name))
+    code = "\n".join(
+        "\n".join(line for line in cell.splitlines() if not line.lstrip().startswith(("%", "!"))) for cell in _notebook_code(name)
+    )
     code = code.replace("await ", "")  # top-level await is no plain Python
     waiting, seen = _imported(code, "notebook"), set()
     while waiting:
@@ -97,9 +99,22 @@ def papermill_command(name: str, profile: str, scope: str) -> str:
     """Shell command that runs a notebook into `runs/PROFILE/notebooks`; a failed copy stays beside it for reading."""
     paths = RunPaths(Path(), profile)
     done, running = paths.executed(name, scope), paths.running(name, scope)
-    words = [sys.executable, "-m", "papermill", f"notebooks/{name}.ipynb", str(running), "-f", f"params/{profile}.yaml",
-             "--kernel", "python3", "--cwd", ".", "--log-output", "--no-progress-bar"]
+    words = [
+        sys.executable,
+        "-m",
+        "papermill",
+        f"notebooks/{name}.ipynb",
+        str(running),
+        "-f",
+        f"params/{profile}.yaml",
+        "--kernel",
+        "python3",
+        "--cwd",
+        ".",
+        "--log-output",
+        "--no-progress-bar",
+    ]
     if scope != "all":
         words += ["-y", f"domains: [{scope}]"]
-    log = paths.log(name, scope)
-    return f"mkdir -p {shlex.quote(str(running.parent))} && {shlex.join(words)} > {shlex.quote(str(log))} 2>&1 && mv {shlex.quote(str(running))} {shlex.quote(str(done))}"
+    folder, copy, target, log = (shlex.quote(str(p)) for p in (running.parent, running, done, paths.log(name, scope)))
+    return f"mkdir -p {folder} && {shlex.join(words)} > {log} 2>&1 && mv {copy} {target}"

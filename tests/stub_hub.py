@@ -6,13 +6,12 @@ import contextlib
 import hashlib
 import json
 import re
+import secrets
 import socket
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @dataclass
@@ -39,6 +38,7 @@ class StubHub:
     requests: list[tuple[str, str, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.commit = secrets.token_hex(20)  # the client remembers a commit's listing
         self.closing = threading.Event()
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.hub = self
@@ -55,11 +55,14 @@ class StubHub:
         return [requested for kind, path, requested in self.requests if kind == "get" and path == file]
 
     def info(self) -> dict:
-        siblings = [{"rfilename": path, "size": len(data), "blobId": _sha1(data), **self._lfs(path, "sha256")} for path, data in self.files.items()]
-        return {"_id": "1", "id": self.repo, "modelId": self.repo, "sha": COMMIT, "private": False, "tags": [], "downloads": 0, "siblings": siblings}
+        siblings = [{"rfilename": path, "size": len(data), **self._lfs(path, "sha256")} for path, data in self.files.items()]
+        return {"_id": "1", "id": self.repo, "sha": self.commit, "private": False, "tags": [], "downloads": 0, "siblings": siblings}
 
     def tree(self) -> list[dict]:
-        return [{"type": "file", "path": path, "size": len(data), "oid": _sha1(data), **self._lfs(path, "oid")} for path, data in self.files.items()]
+        return [
+            {"type": "file", "path": path, "size": len(data), "oid": _sha1(data), **self._lfs(path, "oid")}
+            for path, data in self.files.items()
+        ]
 
     def etag(self, path: str) -> str:
         return _sha1(self.files[path]) if path in self.small else hashlib.sha256(self.files[path]).hexdigest()
@@ -112,7 +115,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _file(self, hub: StubHub, file: str) -> None:
         data = hub.served.get(file, hub.files[file])
         start = int((re.match(r"bytes=(\d+)-", self.headers.get("Range", "")) or [0, 0])[1])
-        headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{hub.etag(file)}"', "Accept-Ranges": "bytes"}
+        headers = {"X-Repo-Commit": hub.commit, "ETag": f'"{hub.etag(file)}"', "Accept-Ranges": "bytes"}
         if start:
             headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
         cut = hub.cut_after.pop(file, None) if self.command == "GET" else None

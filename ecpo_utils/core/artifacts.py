@@ -23,9 +23,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ArtifactError(
-            f"cannot write {path}: {error.strerror or error}; check free space and permissions, then run again"
-        ) from error
+        raise ArtifactError(f"cannot write {path}: {error.strerror or error}; check free space and permissions, then run again") from error
 
 
 def sha256_file(path: Path) -> str:

@@ -110,6 +110,7 @@ class Confirmation(Record):
         flexibility: 0-2, None where unscored; `coherence` 0-2 and `guidance` 0-1 likewise.
         reasons: For each dimension why points were deducted, "" for none.
         probabilities: Probability of a faultless dimension where it was read from answer tokens.
+        evidence: What these probabilities rest on, so that they can be computed anew with other weights.
         error: Why the reply is unscored, None if it is scored.
     """
 
@@ -118,6 +119,7 @@ class Confirmation(Record):
     guidance: int | None = Field(None, ge=0, le=1)
     reasons: dict[str, str] = {}
     probabilities: dict[str, float] | None = None
+    evidence: dict[str, float] | None = None
     error: str | None = None
 
     @property

@@ -68,9 +68,13 @@ def _review(row: dict, where: str) -> Review:
     user, item = str(_need(row, "user_id", where)), str(_need(row, "parent_asin", where))
     try:
         return Review(
-            review_id=f"{user}/{item}/{row.get('timestamp', 0)}", user_id=user, item_id=item,
-            rating=float(_need(row, "rating", where)), title=_clean(row.get("title") or ""),
-            text=_clean(row.get("text") or ""), timestamp_ms=int(row.get("timestamp") or 0),
+            review_id=f"{user}/{item}/{row.get('timestamp', 0)}",
+            user_id=user,
+            item_id=item,
+            rating=float(_need(row, "rating", where)),
+            title=_clean(row.get("title") or ""),
+            text=_clean(row.get("text") or ""),
+            timestamp_ms=int(row.get("timestamp") or 0),
         )
     except (TypeError, ValueError) as error:
         raise SchemaError(f"{where}: {error}") from None

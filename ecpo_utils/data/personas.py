@@ -41,12 +41,13 @@ def render_reviews(reviews: Sequence[Review], items: dict[str, Item]) -> str:
         words = f"{review.title}. {review.text}".split()
         text = " ".join(words[:REVIEW_WORDS]) + (" ..." if len(words) > REVIEW_WORDS else "")
         item = items[review.item_id]
-        lines.append(f"- {item.title} ({', '.join(item.categories[-2:])}), {review.rating:g} of 5 stars: \"{text}\"")
+        lines.append(f'- {item.title} ({", ".join(item.categories[-2:])}), {review.rating:g} of 5 stars: "{text}"')
     return "\n".join(lines)
 
 
-async def infer_persona(client: ChatClient, user_id: str, reviews: Sequence[Review], items: dict[str, Item], *,
-                        max_reviews: int, noun: str) -> PersonaRecord:
+async def infer_persona(
+    client: ChatClient, user_id: str, reviews: Sequence[Review], items: dict[str, Item], *, max_reviews: int, noun: str
+) -> PersonaRecord:
     """Infer the four dimensions from the user's first `max_reviews` reviews.
 
     Raises:

@@ -12,7 +12,15 @@ from ..core.schema import Domain, PersonaRecord, Task
 from .amazon import parse_price as parseparse_price
 from .release_log import HEADER, RULE, LogDialogue, load_release_log, read_lines
 
-__all__ = ["Format", "LogDialogue", "detect_format", "load_persona_texts", "load_release_log", "load_release_personas", "load_release_tasks"]
+__all__ = [
+    "Format",
+    "LogDialogue",
+    "detect_format",
+    "load_persona_texts",
+    "load_release_log",
+    "load_release_personas",
+    "load_release_tasks",
+]
 
 Format = Literal["tasks", "personas_v0", "random_personas", "personas", "log"]
 KEYS: dict[Format, tuple[str, ...]] = {  # tried in this order
@@ -93,7 +101,10 @@ def _task_persona(persona: object, where: str) -> dict[str, str]:
     missing = [key for key in LINGUISTICS if not isinstance(linguistics, dict) or key not in linguistics]
     if missing:
         raise SchemaError(f"{where}: Persona.Linguistics: no '{missing[0]}'; see data_formats of the release")
-    return {"activities": " ".join(_strings(_need(persona, "Activities", f"{where}: Persona"))), "language": " ".join(_strings(linguistics))}
+    return {
+        "activities": " ".join(_strings(_need(persona, "Activities", f"{where}: Persona"))),
+        "language": " ".join(_strings(linguistics)),
+    }
 
 
 def load_release_personas(path: Path) -> list[PersonaRecord]:

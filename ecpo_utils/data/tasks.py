@@ -12,8 +12,9 @@ from ..core.schema import Domain, Item, PersonaRecord, Review, Task
 Split = Literal["by_user", "by_item"]
 
 
-def build_tasks(domain: Domain, personas: Sequence[PersonaRecord], reviews: Sequence[Review], items: dict[str, Item],
-                *, min_rating: float) -> list[Task]:
+def build_tasks(
+    domain: Domain, personas: Sequence[PersonaRecord], reviews: Sequence[Review], items: dict[str, Item], *, min_rating: float
+) -> list[Task]:
     """One task per user with a persona and item rated at least `min_rating`, in review order."""
     by_user = {record.user_id: record.persona for record in personas}
     tasks, seen = [], set()
@@ -21,10 +22,15 @@ def build_tasks(domain: Domain, personas: Sequence[PersonaRecord], reviews: Sequ
         key = (review.user_id, review.item_id)
         if review.rating >= min_rating and review.user_id in by_user and key not in seen:
             seen.add(key)
-            tasks.append(Task(
-                task_id=f"{domain}/{review.user_id}/{review.item_id}", domain=domain, user_id=review.user_id,
-                persona=by_user[review.user_id], target=items[review.item_id],
-            ))
+            tasks.append(
+                Task(
+                    task_id=f"{domain}/{review.user_id}/{review.item_id}",
+                    domain=domain,
+                    user_id=review.user_id,
+                    persona=by_user[review.user_id],
+                    target=items[review.item_id],
+                )
+            )
     return tasks
 
 
@@ -56,7 +62,9 @@ def split_tasks(tasks: Sequence[Task], *, split: Split, test_share: float, seed:
     held_out = {task.target.item_id for task in test}
     train = [task for task in train if task.target.item_id not in held_out]
     if not train or not test:
-        raise SchemaError(f"{len(tasks)} tasks of {len(users)} users leave {len(train)} to train and {len(test)} to test; raise num_personas")
+        raise SchemaError(
+            f"{len(tasks)} tasks of {len(users)} users leave {len(train)} to train and {len(test)} to test; raise num_personas"
+        )
     order.shuffle(train)
     order.shuffle(test)
     return train, test

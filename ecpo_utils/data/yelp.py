@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 from ..core.artifacts import iter_json_lines
@@ -77,11 +77,14 @@ def _item(row: dict, texts: dict[str, str], where: str) -> Item:
 
 def _review(row: dict, where: str) -> Review:
     try:
-        when = datetime.fromisoformat(str(row.get("date") or "1970-01-01")).replace(tzinfo=timezone.utc)
+        when = datetime.fromisoformat(str(row.get("date") or "1970-01-01")).replace(tzinfo=UTC)
         return Review(
-            review_id=str(_need(row, "review_id", where)), user_id=str(_need(row, "user_id", where)),
-            item_id=str(_need(row, "business_id", where)), rating=float(_need(row, "stars", where)),
-            text=str(row.get("text") or ""), timestamp_ms=int(when.timestamp() * 1000),
+            review_id=str(_need(row, "review_id", where)),
+            user_id=str(_need(row, "user_id", where)),
+            item_id=str(_need(row, "business_id", where)),
+            rating=float(_need(row, "stars", where)),
+            text=str(row.get("text") or ""),
+            timestamp_ms=int(when.timestamp() * 1000),
         )
     except (TypeError, ValueError) as error:
         raise SchemaError(f"{where}: {error}") from None

@@ -1,14 +1,18 @@
 """Expectation confirmation (EC): how satisfied the user is with one reply, and why. Paper: section 2.2.
 
 Two ways to the same record. "verbal" asks for scores and reasons in one JSON answer, for large models.
-"probabilities" is for small ones, which give full marks to nearly everything: each dimension is one or two
-narrow yes/no questions, read by the log-odds of the answer token, and cut points turn them into scores.
+"probabilities" is for small ones, which give full marks to nearly everything: per dimension one narrow yes/no
+question read by the log-odds of its answer token, together with how near the reply lies to the target, to the
+user's last message and to earlier replies in embedding space. A logistic model per dimension, fitted on the `dev`
+half of the planted-flaw set (`evaluate.calibration`), turns this evidence into the probability of a faultless reply.
 """
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,32 +21,12 @@ from ..core.errors import ParseError
 from ..core.schema import Confirmation, Message
 from ..llm.client import ChatClient, Meter
 from ..llm.prompts import load_prompt, render
+from .retrieval import Embedder
 
 ConfirmationMode = Literal["probabilities", "verbal"]
 MAXIMA = {"flexibility": 2, "coherence": 2, "guidance": 1}
-REASON_TOKENS = 40
-
-
-@dataclass(frozen=True)
-class Question:
-    """A narrow yes/no question, `confirm_NAME.txt`.
-
-    Attributes:
-        good: The answer that speaks for the reply.
-        centre: Log-odds of that answer at which good and flawed replies part; taken from the `dev` half
-            of the planted-flaw set with the embedded 1.5B model.
-    """
-
-    name: str
-    good: Literal["yes", "no"]
-    centre: float
-
-
-QUESTIONS: dict[str, list[Question]] = {
-    "flexibility": [Question("flexibility", "yes", 0.0)],
-    "coherence": [Question("coherence", "yes", 0.0)],
-    "guidance": [Question("guidance", "yes", 0.0)],
-}
+REASON_TOKENS = 36
+WEIGHTS = Path(__file__).parent / "confirmation_weights.json"
 
 
 class VerbalConfirmation(BaseModel):
@@ -58,69 +42,108 @@ class VerbalConfirmation(BaseModel):
     guidance: int = Field(ge=0, le=1)
 
 
-async def confirm(client: ChatClient, *, wishes: str, noun: str, history: list[Message], named: bool,
-                  mode: ConfirmationMode, meter: Meter | None = None) -> Confirmation:
-    """Score the last reply of `history`. An answer that cannot be read leaves it unscored, with the error.
+class Confirmer:
+    """Scores replies on behalf of the user.
 
     Args:
-        client: The `simulator` endpoint; needs log-probabilities for mode "probabilities".
-        wishes: The target in words, without its title.
-        noun: What is sought, e.g. "book".
-        history: Messages so far; the last one is the agent's reply to be judged.
-        named: Whether that reply names the target.
+        client: The `simulator` endpoint; mode "probabilities" needs its log-probabilities.
+        embedder: Of the item database; used by mode "probabilities".
         mode: "probabilities" or "verbal".
-        meter: Counts the calls.
     """
-    context = _context(wishes, noun, history, named)
-    if mode == "verbal":
-        return await _verbal(client, context, meter)
-    return await _by_probabilities(client, context, history[-1]["content"], meter)
+
+    def __init__(self, client: ChatClient, embedder: Embedder, mode: ConfirmationMode):
+        self.client = client
+        self.embedder = embedder
+        self.mode = mode
+
+    async def confirm(self, *, wishes: str, noun: str, history: list[Message], meter: Meter | None = None) -> Confirmation:
+        """Score the last reply of `history`; one that cannot be scored keeps the error, never a 0.
+
+        Args:
+            wishes: The target in words, without its title.
+            noun: What is sought, e.g. "book".
+            history: Messages so far; the last one is the agent's reply to be judged.
+            meter: Counts the calls.
+        """
+        context = _context(wishes, noun, history)
+        if self.mode == "verbal":
+            return await self._verbal(context, meter)
+        evidence = await self.gather(wishes=wishes, noun=noun, history=history, meter=meter)
+        return await self._from_evidence(evidence, context, meter)
+
+    async def gather(self, *, wishes: str, noun: str, history: list[Message], meter: Meter | None = None) -> dict[str, float]:
+        """Six numbers about the last reply: three log-odds of "yes", three cosine similarities. Arguments as of `confirm`."""
+        context, evidence = _context(wishes, noun, history), {}
+        for name in MAXIMA:
+            answer = await self.client.choose(_messages(context, load_prompt(f"confirm_{name}")), ["yes", "no"], meter=meter)
+            evidence[f"asked_{name}"] = math.log(answer["yes"] / answer["no"])
+        return evidence | reply_similarities(self.embedder, wishes, history)
+
+    async def _from_evidence(self, evidence: dict[str, float], context: str, meter: Meter | None) -> Confirmation:
+        probabilities = {name: faultless_probability(name, evidence) for name in MAXIMA}
+        scores = {name: score_probability(name, value) for name, value in probabilities.items()}
+        reasons = dict.fromkeys(MAXIMA, "")
+        for name, score in scores.items():
+            if score < MAXIMA[name]:
+                why = await self.client.complete(
+                    _messages(context, load_prompt(f"confirm_reason_{name}")), max_tokens=REASON_TOKENS, stop=["\n"], meter=meter
+                )
+                reasons[name] = " ".join(why.text.split())
+        return Confirmation(**scores, reasons=reasons, probabilities=probabilities, evidence={k: round(v, 4) for k, v in evidence.items()})
+
+    async def _verbal(self, context: str, meter: Meter | None) -> Confirmation:
+        try:
+            messages = _messages(context, load_prompt("confirm_verbal"))
+            answer = (await self.client.parse(messages, VerbalConfirmation, max_tokens=400, meter=meter)).parsed
+        except ParseError as error:
+            return Confirmation(error=str(error))
+        scores = {name: getattr(answer, name) for name in MAXIMA}
+        return Confirmation(
+            **scores, reasons={name: getattr(answer, f"{name}_reason") if scores[name] < top else "" for name, top in MAXIMA.items()}
+        )
 
 
-def _context(wishes: str, noun: str, history: list[Message], named: bool) -> str:
+def render_transcript(history: list[Message]) -> str:
+    """The dialogue as the simulator and the confirmation read it."""
     names = {"user": "Customer", "assistant": "Assistant"}
-    transcript = "\n".join(f"{names[m['role']]}: {m['content']}" for m in history)
-    fact = load_prompt("confirm_named") if named else ""
-    return render("confirm_context", wishes=wishes, noun=noun, transcript=transcript, fact=fact)
+    return "\n".join(f"{names[message['role']]}: {message['content']}" for message in history)
+
+
+def _context(wishes: str, noun: str, history: list[Message]) -> str:
+    return render("confirm_context", wishes=wishes, noun=noun, transcript=render_transcript(history))
 
 
 def _messages(context: str, question: str) -> list[Message]:
-    return [{"role": "system", "content": load_prompt("confirm_system")}, {"role": "user", "content": f"{context}\n\n{question}"}]
+    return [{"role": "system", "content": load_prompt("confirm_system")}, {"role": "user", "content": f"{context}\n{question}"}]
 
 
-async def _verbal(client: ChatClient, context: str, meter: Meter | None) -> Confirmation:
-    try:
-        answer = await client.parse(_messages(context, load_prompt("confirm_verbal")), VerbalConfirmation, max_tokens=400, meter=meter)
-    except ParseError as error:
-        return Confirmation(error=str(error))
-    scores = {name: getattr(answer.parsed, name) for name in MAXIMA}
-    reasons = {name: getattr(answer.parsed, f"{name}_reason") if scores[name] < top else "" for name, top in MAXIMA.items()}
-    return Confirmation(**scores, reasons=reasons)
+def reply_similarities(embedder: Embedder, wishes: str, history: list[Message]) -> dict[str, float]:
+    """Cosine of the last reply to the wishes, to the user's last message, and the largest to an earlier reply (0 without one)."""
+    reply = history[-1]["content"]
+    earlier = [message["content"] for message in history[:-1] if message["role"] == "assistant"]
+    vectors = embedder.encode([reply, wishes, history[-2]["content"], *earlier])
+    cosines = (vectors[1:] @ vectors[0]).tolist()
+    return {"near_wishes": cosines[0], "near_request": cosines[1], "near_earlier_reply": max(cosines[2:], default=0.0)}
 
 
-async def _by_probabilities(client: ChatClient, context: str, reply: str, meter: Meter | None) -> Confirmation:
-    probabilities, scores, reasons = {}, {}, {}
-    for dimension, questions in QUESTIONS.items():
-        odds = []
-        for question in questions:
-            answer = await client.choose(_messages(context, load_prompt(f"confirm_{question.name}")), ["yes", "no"], meter=meter)
-            bad = "no" if question.good == "yes" else "yes"
-            odds.append(math.log(answer[question.good] / answer[bad]) - question.centre)
-        probabilities[dimension] = round(1 / (1 + math.exp(-min(odds))), 4)
-        scores[dimension] = score_probability(dimension, probabilities[dimension])
-        reasons[dimension] = ""
-        if scores[dimension] < MAXIMA[dimension]:
-            why = await client.complete(_messages(context, load_prompt(f"confirm_reason_{dimension}")), max_tokens=REASON_TOKENS,
-                                        stop=["\n"], meter=meter)
-            reasons[dimension] = " ".join(why.text.split())
-    return Confirmation(**scores, reasons=reasons, probabilities=probabilities)
+@cache
+def load_weights() -> dict[str, dict[str, float]]:
+    """Per dimension the intercept and a weight for each kind of evidence; see `evaluate.calibration`."""
+    return json.loads(WEIGHTS.read_text(encoding="utf-8"))["weights"]
+
+
+def faultless_probability(dimension: str, evidence: dict[str, float]) -> float:
+    """Probability that a reply has no fault in a dimension."""
+    weights = load_weights()[dimension]
+    logit = weights["intercept"] + sum(weights[name] * value for name, value in evidence.items())
+    return round(1 / (1 + math.exp(-logit)), 4)
 
 
 def score_probability(dimension: str, probability: float) -> int:
     """Sub-score of a dimension from the probability that the reply is faultless in it.
 
-    One half parts faulty from faultless; for the dimensions of two points 1/4 to 3/4 is a small fault.
+    One half parts faulty from faultless; for the dimensions of two points 1/3 to 2/3 is a small fault.
     """
     if MAXIMA[dimension] == 1:
         return int(probability >= 0.5)
-    return int(probability >= 0.25) + int(probability >= 0.75)
+    return int(probability >= 1 / 3) + int(probability >= 2 / 3)

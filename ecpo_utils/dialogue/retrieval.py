@@ -28,7 +28,9 @@ class Embedder:
 
     def __init__(self, name: str):
         from sentence_transformers import SentenceTransformer
+        from transformers.utils import logging as transformers_logging
 
+        transformers_logging.disable_progress_bar()
         self._model = SentenceTransformer(str(fetch_model(name)), device=None)
 
     def encode(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
@@ -48,11 +50,11 @@ class ItemDatabase:
     def __init__(self, items: Sequence[Item], index: object, embedder: Embedder):
         self.items = list(items)
         self._index = index
-        self._embedder = embedder
+        self.embedder = embedder
 
     def search(self, query: str, top_k: int) -> list[Item]:
         """The `top_k` items whose texts lie nearest to the query, best first."""
-        _, found = self._index.search(self._embedder.encode([query]), min(top_k, len(self.items)))
+        _, found = self._index.search(self.embedder.encode([query]), min(top_k, len(self.items)))
         return [self.items[i] for i in found[0]]
 
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from ..core.artifacts import append_jsonl, digest, load_resumable, write_jsonl
-from ..core.errors import EcpoError, EndpointError, ParseError
+from ..core.concurrency import map_bounded
+from ..core.errors import EndpointError, ParseError
 from ..core.params import Params
 from ..core.schema import Status, Task, Trajectory, Turn
 from ..llm.client import ChatClient, Meter
 from ..llm.prompts import prompts_digest
 from .agents import FRAMEWORKS, Agent
+from .confirmation import WEIGHTS, Confirmer
 from .retrieval import ItemDatabase
 from .simulator import Simulator
 
@@ -44,12 +43,22 @@ class System:
 
 def dialogue_config(system: System, simulator: ChatClient, params: Params, database: ItemDatabase) -> str:
     """Digest of what decides a dialogue besides its task; rows of another digest are played anew."""
-    sources = {path.name: path.read_text() for path in sorted(Path(__file__).parent.rglob("*.py"))}
-    settings = params.model_dump(include={
-        "seed", "max_turns", "retriever_top_k", "max_consecutive_searches", "simulator_temperature", "agent_temperature", "confirmation_mode",
-    })
+    sources = {path.name: path.read_text() for path in [*sorted(Path(__file__).parent.rglob("*.py")), WEIGHTS]}
+    settings = params.model_dump(
+        include={
+            "seed",
+            "max_turns",
+            "retriever_top_k",
+            "max_consecutive_searches",
+            "simulator_temperature",
+            "agent_temperature",
+            "confirmation_mode",
+        }
+    )
     items = [item.model_dump() for item in database.items]
-    return digest([system.framework, system.options, system.client.identity, simulator.identity, settings, items, prompts_digest(), sources])
+    return digest(
+        [system.framework, system.options, system.client.identity, simulator.identity, settings, items, prompts_digest(), sources]
+    )
 
 
 async def play_dialogue(turns: list[Turn], agent: Agent, simulator: Simulator, *, max_turns: int) -> Status:
@@ -64,8 +73,14 @@ async def play_dialogue(turns: list[Turn], agent: Agent, simulator: Simulator, *
     """
     for index in range(max_turns):
         user = await (simulator.respond() if turns else simulator.open())
-        turn = Turn(index=index, policy=user.policy, policy_reason=user.reason, user_message=user.message,
-                    user_retries=user.retries, user_faults=list(user.faults))
+        turn = Turn(
+            index=index,
+            policy=user.policy,
+            policy_reason=user.reason,
+            user_message=user.message,
+            user_retries=user.retries,
+            user_faults=list(user.faults),
+        )
         turns.append(turn)
         if "leak" in user.faults:
             return "leak"
@@ -78,15 +93,29 @@ async def play_dialogue(turns: list[Turn], agent: Agent, simulator: Simulator, *
     return "complete"
 
 
-async def _trajectory(task: Task, system: System, simulator_client: ChatClient, database: ItemDatabase, params: Params, config: str) -> Trajectory:
+async def _trajectory(
+    task: Task, system: System, simulator_client: ChatClient, database: ItemDatabase, params: Params, config: str
+) -> Trajectory:
     """A row whatever happens: a dialogue that fails keeps its turns and its error. Fatal errors go up."""
     meter = Meter()
     options = {"top_k": params.retriever_top_k, "temperature": params.agent_temperature, "meter": meter}
     agent = FRAMEWORKS[system.framework](system.client, database, task.domain, **options, **system.options)
-    simulator = Simulator(simulator_client, task, temperature=params.simulator_temperature,
-                          confirmation_mode=params.confirmation_mode, meter=meter)
-    row = Trajectory(task_id=task.task_id, domain=task.domain, system=system.name, config=config, target=task.target,
-                     persona=task.persona, status="failed")
+    simulator = Simulator(
+        simulator_client,
+        task,
+        temperature=params.simulator_temperature,
+        confirmer=Confirmer(simulator_client, database.embedder, params.confirmation_mode),
+        meter=meter,
+    )
+    row = Trajectory(
+        task_id=task.task_id,
+        domain=task.domain,
+        system=system.name,
+        config=config,
+        target=task.target,
+        persona=task.persona,
+        status="failed",
+    )
     try:
         row.status = await play_dialogue(row.turns, agent, simulator, max_turns=params.max_turns)
     except (EndpointError, ParseError) as error:
@@ -95,8 +124,9 @@ async def _trajectory(task: Task, system: System, simulator_client: ChatClient, 
         row.error = f"{type(error).__name__}: {error}"
     row.usage = meter.by_role
     row.recommended_at = first_turn(row, lambda turn: simulator.names_target(turn.reply))
-    row.retrieved_at = first_turn(row, lambda turn: any(
-        step.retrieval and task.target.item_id in step.retrieval.item_ids for step in turn.steps))
+    row.retrieved_at = first_turn(
+        row, lambda turn: any(step.retrieval and task.target.item_id in step.retrieval.item_ids for step in turn.steps)
+    )
     return row
 
 
@@ -105,7 +135,9 @@ def first_turn(row: Trajectory, happens: Callable[[Turn], bool]) -> int | None:
     return next((turn.index for turn in row.turns if happens(turn)), None)
 
 
-async def rollout(tasks: Sequence[Task], system: System, simulator: ChatClient, database: ItemDatabase, params: Params, path: Path) -> list[Trajectory]:
+async def rollout(
+    tasks: Sequence[Task], system: System, simulator: ChatClient, database: ItemDatabase, params: Params, path: Path
+) -> list[Trajectory]:
     """Play all tasks, `dialogues_in_flight` at a time, and write `path` line by line as dialogues end.
 
     Rows that an earlier run left are kept if they have the same config and did not fail; at the end the
@@ -120,30 +152,22 @@ async def rollout(tasks: Sequence[Task], system: System, simulator: ChatClient, 
     old = {row.task_id: row for row in load_resumable(path, Trajectory) if row.config == config and row.status != "failed"}
     done = {task_id: row for task_id, row in old.items() if task_id in wanted}
     write_jsonl(path, done.values())
-    open_slots = asyncio.Semaphore(params.dialogues_in_flight)
-    progress = tqdm(total=len(tasks), initial=len(done), desc=f"{path.parts[-3]} {system.name}", unit="dialogue", mininterval=1.0)
     failed_in_a_row = 0
 
     async def play(task: Task) -> None:
         nonlocal failed_in_a_row
-        async with open_slots:
-            row = await _trajectory(task, system, simulator, database, params, config)
+        row = await _trajectory(task, system, simulator, database, params, config)
         append_jsonl(path, row)
         done[task.task_id] = row
-        progress.update()
         failed_in_a_row = failed_in_a_row + 1 if row.status == "failed" else 0
         if failed_in_a_row == MAX_FAILED_IN_A_ROW:
-            raise EndpointError(f"{failed_in_a_row} dialogues in a row failed, stopped; finished ones are kept in {path}. Last error: {row.error}")
+            raise EndpointError(
+                f"{failed_in_a_row} dialogues in a row failed, stopped; finished ones are kept in {path}. Last error: {row.error}"
+            )
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            for task in tasks:
-                if task.task_id not in done:
-                    group.create_task(play(task))
-    except* EcpoError as errors:
-        raise errors.exceptions[0] from None
-    finally:
-        progress.close()
+    waiting = [task for task in tasks if task.task_id not in done]
+    label = f"{tasks[0].domain if tasks else ''} {system.name}"
+    await map_bounded(play, waiting, limit=params.dialogues_in_flight, description=label, unit="dialogue")
     rows = [done[task.task_id] for task in tasks]
     write_jsonl(path, rows)
     log_counts(system.name, rows)
@@ -154,7 +178,13 @@ def log_counts(name: str, rows: Sequence[Trajectory]) -> None:
     """The stage's one line: dialogues, failures, calls, tokens, seconds, cost."""
     usage = [role for row in rows for role in row.usage.values()]
     logger.info(
-        "%s: %d dialogues, %d failed, %d calls (%d cached), %d tokens, %.0f s, %.4f USD", name, len(rows),
-        sum(row.status == "failed" for row in rows), sum(u.calls for u in usage), sum(u.cached for u in usage),
-        sum(u.prompt_tokens + u.completion_tokens for u in usage), sum(u.seconds for u in usage), sum(u.cost_usd for u in usage),
+        "%s: %d dialogues, %d failed, %d calls (%d cached), %d tokens, %.0f s, %.4f USD",
+        name,
+        len(rows),
+        sum(row.status == "failed" for row in rows),
+        sum(u.calls for u in usage),
+        sum(u.cached for u in usage),
+        sum(u.prompt_tokens + u.completion_tokens for u in usage),
+        sum(u.seconds for u in usage),
+        sum(u.cost_usd for u in usage),
     )

@@ -13,7 +13,7 @@ from ..core.schema import Confirmation, Item, Message, Policy, Task
 from ..llm.client import ChatClient, Meter
 from ..llm.prompts import load_prompt, render
 from .agents.base import NOUNS
-from .confirmation import ConfirmationMode, confirm
+from .confirmation import Confirmer, render_transcript
 
 MESSAGE_TOKENS = 70
 ATTEMPT_HEAT = (0.0, 0.5, 0.9)  # added to the temperature after a message that failed a check
@@ -74,12 +74,6 @@ def hide_title(text: str, title: str) -> str:
     return re.sub(re.escape(title), "it", text, flags=re.IGNORECASE)
 
 
-def render_transcript(history: list[Message]) -> str:
-    """The dialogue as the simulator and the confirmation read it."""
-    names = {"user": "Customer", "assistant": "Assistant"}
-    return "\n".join(f"{names[message['role']]}: {message['content']}" for message in history)
-
-
 class Simulator:
     """AILO in one dialogue.
 
@@ -90,15 +84,15 @@ class Simulator:
         client: The `simulator` endpoint.
         task: Persona and secret target.
         temperature: Of the first attempt at a message.
-        confirmation_mode: How replies are scored, see `confirmation.confirm`.
+        confirmer: Scores the agent's replies.
         meter: Counts this dialogue's calls.
     """
 
-    def __init__(self, client: ChatClient, task: Task, *, temperature: float, confirmation_mode: ConfirmationMode, meter: Meter):
+    def __init__(self, client: ChatClient, task: Task, *, temperature: float, confirmer: Confirmer, meter: Meter):
         self.client = client
         self.task = task
         self.temperature = temperature
-        self.confirmation_mode = confirmation_mode
+        self.confirmer = confirmer
         self.meter = meter
         self.history: list[Message] = []
         self.named = False  # whether the agent has named the target
@@ -129,10 +123,7 @@ class Simulator:
 
     async def confirm(self) -> Confirmation:
         """Expectation confirmation of the agent's last reply. Paper: section 2.2."""
-        return await confirm(
-            self.client, wishes=self._target_text(), noun=self._noun, history=self.history,
-            named=self.names_target(self.history[-1]["content"]), mode=self.confirmation_mode, meter=self.meter,
-        )
+        return await self.confirmer.confirm(wishes=self._target_text(), noun=self._noun, history=self.history, meter=self.meter)
 
     def names_target(self, text: str | None) -> bool:
         """Whether a text holds the target's whole title."""
@@ -156,9 +147,14 @@ class Simulator:
     def _messages(self, instruction: str) -> list[Message]:
         persona = self.task.persona
         context = render(
-            "simulator_context", noun=self._noun, target=self._target_text(), transcript=render_transcript(self.history),
-            activities=persona.activities, interests=persona.interests or "not known",
-            orientations=persona.orientations or "not known", language=persona.language,
+            "simulator_context",
+            noun=self._noun,
+            target=self._target_text(),
+            transcript=render_transcript(self.history),
+            activities=persona.activities,
+            interests=persona.interests or "not known",
+            orientations=persona.orientations or "not known",
+            language=persona.language,
         )
         return [{"role": "system", "content": load_prompt("simulator_system")}, {"role": "user", "content": f"{context}\n\n{instruction}"}]
 
@@ -173,8 +169,12 @@ class Simulator:
         messages = self._messages(instruction)
         for retries, heat in enumerate(ATTEMPT_HEAT):
             answer = await self.client.complete(
-                messages, max_tokens=MESSAGE_TOKENS, temperature=self.temperature + heat, sample=retries,
-                stop=["\n\n", "\nAssistant:", "\nCustomer:", "\n#"], meter=self.meter,
+                messages,
+                max_tokens=MESSAGE_TOKENS,
+                temperature=self.temperature + heat,
+                sample=retries,
+                stop=["\n\n", "\nAssistant:", "\nCustomer:", "\n#"],
+                meter=self.meter,
             )
             message = tidy_message(answer.text)
             faults = self._faults(message)

@@ -25,8 +25,12 @@ def describe_domains(params: Params, databases: Mapping[Domain, ItemDatabase]) -
         if params.data_source == "builtin":
             _, reviews = load_builtin(domain)
             liked = {(r.user_id, r.item_id) for r in reviews if r.rating >= 4}
-            row |= {"users": len({r.user_id for r in reviews}), "reviews": len(reviews), "liked pairs": len(liked),
-                    "liked items": len({item for _, item in liked})}
+            row |= {
+                "users": len({r.user_id for r in reviews}),
+                "reviews": len(reviews),
+                "liked pairs": len(liked),
+                "liked items": len({item for _, item in liked}),
+            }
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -30,7 +30,12 @@ def _turn_lines(row: Trajectory, turn: Turn) -> list[str]:
 def render_dialogue(row: Trajectory) -> str:
     """A dialogue as text: persona, target, every message with actions and confirmations, how it ended."""
     target = row.target
-    lines = [f"{row.system} on {row.task_id}", f"target: {target.title} ({', '.join(target.categories)})", f"persona: {row.persona.text()}", ""]
+    lines = [
+        f"{row.system} on {row.task_id}",
+        f"target: {target.title} ({', '.join(target.categories)})",
+        f"persona: {row.persona.text()}",
+        "",
+    ]
     for turn in row.turns:
         lines += _turn_lines(row, turn)
     reached = "never" if row.recommended_at is None else f"in turn {row.recommended_at + 1}"
@@ -43,16 +48,26 @@ def simulator_conduct(played: Played) -> pd.DataFrame:
     rows = []
     for domain, systems in played.items():
         for name, trajectories in systems.items():
+
             def share(fault: str, trajectories: list[Trajectory] = trajectories) -> float | None:
                 return proportion(sum(any(fault in t.user_faults for t in row.turns) for row in trajectories), len(trajectories)).value
 
             policies = [turn.policy for row in trajectories for turn in row.turns[1:]]
-            rows.append({
-                "domain": domain, "system": name, "n": len(trajectories), "leak": share("leak"), "role reversal": share("role_reversal"),
-                "parrot": share("parrot"), "failed": sum(row.status == "failed" for row in trajectories) / max(1, len(trajectories)),
-                "ended by user": sum(row.status == "ended_by_user" for row in trajectories) / max(1, len(trajectories)),
-                "retries per message": sum(turn.user_retries for row in trajectories for turn in row.turns) / max(1, sum(len(row.turns) for row in trajectories)),
-                "answers": policies.count("respond_to_clarification"), "feedback": policies.count("provide_feedback_on_recommendation"),
-                "closings": policies.count("end_conversation"),
-            })
+            rows.append(
+                {
+                    "domain": domain,
+                    "system": name,
+                    "n": len(trajectories),
+                    "leak": share("leak"),
+                    "role reversal": share("role_reversal"),
+                    "parrot": share("parrot"),
+                    "failed": sum(row.status == "failed" for row in trajectories) / max(1, len(trajectories)),
+                    "ended by user": sum(row.status == "ended_by_user" for row in trajectories) / max(1, len(trajectories)),
+                    "retries per message": sum(turn.user_retries for row in trajectories for turn in row.turns)
+                    / max(1, sum(len(row.turns) for row in trajectories)),
+                    "answers": policies.count("respond_to_clarification"),
+                    "feedback": policies.count("provide_feedback_on_recommendation"),
+                    "closings": policies.count("end_conversation"),
+                }
+            )
     return pd.DataFrame(rows)

@@ -22,7 +22,7 @@ HATCHES = {"actcrs_expert": "", "actcrs_base": "//", "ailo": "", "random": ".."}
 LABELS = {"actcrs_expert": "ActCRS, expert", "actcrs_base": "ActCRS, small backbone", "ailo": "AILO", "random": "random (RecAgent)"}
 
 
-def _subplots(columns: int, *, width: float = 3.4, height: float = 3.0) -> tuple["Figure", list]:
+def _subplots(columns: int, *, width: float = 3.4, height: float = 3.0) -> tuple[Figure, list]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width * columns, height), layout="constrained")
@@ -32,24 +32,33 @@ def _subplots(columns: int, *, width: float = 3.4, height: float = 3.0) -> tuple
     return figure, list(axes)
 
 
-def _mark(figure: "Figure", profile: str) -> None:
+def _mark(figure: Figure, profile: str) -> None:
     """Say which profile a figure is from, and that quick numbers are none to quote."""
     note = "quick profile: a few tasks, not results" if profile == "quick" else f"profile {profile}"
     figure.text(1.0, 0.0, note, ha="right", va="bottom", fontsize=7, color="#777")
 
 
-def plot_simulation(table: pd.DataFrame) -> "Figure":
+def plot_simulation(table: pd.DataFrame) -> Figure:
     """Success rate and recall per domain and system with 95% intervals; the paper's values as diamonds."""
     figure, axes = _subplots(2, width=4.6)
     domains, systems = list(dict.fromkeys(table["domain"])), list(dict.fromkeys(table["system"]))
     width = 0.8 / len(systems)
-    for axis, (column, paper, title) in zip(axes, (("success_rate", "paper_SR", "Success rate"), ("recall", "paper_R", "Recall")), strict=True):
+    for axis, (column, paper, title) in zip(
+        axes, (("success_rate", "paper_SR", "Success rate"), ("recall", "paper_R", "Recall")), strict=True
+    ):
         for number, system in enumerate(systems):
             rows = table[table["system"] == system].set_index("domain").reindex(domains)
             places = [place + (number - (len(systems) - 1) / 2) * width for place in range(len(domains))]
             errors = [rows[column] - rows[f"{column}_low"], rows[f"{column}_high"] - rows[column]]
-            axis.bar(places, rows[column], width * 0.92, color=COLOURS.get(system), hatch=HATCHES.get(system), edgecolor="white",
-                     label=LABELS.get(system, system))
+            axis.bar(
+                places,
+                rows[column],
+                width * 0.92,
+                color=COLOURS.get(system),
+                hatch=HATCHES.get(system),
+                edgecolor="white",
+                label=LABELS.get(system, system),
+            )
             axis.errorbar(places, rows[column], yerr=[e.clip(lower=0) for e in errors], fmt="none", ecolor="#333", capsize=3, lw=1)
             axis.plot(places, rows[paper], "D", ms=5, mfc="white", mec="#333", label="paper" if number == 0 else None)
             for place, n in zip(places, rows["n"], strict=True):
@@ -61,7 +70,7 @@ def plot_simulation(table: pd.DataFrame) -> "Figure":
     return figure
 
 
-def plot_scores(table: pd.DataFrame, profile: str) -> "Figure":
+def plot_scores(table: pd.DataFrame, profile: str) -> Figure:
     """Share of replies per satisfaction score, one panel per domain. Unscored replies are counted in the title."""
     domains = list(dict.fromkeys(table["domain"]))
     figure, axes = _subplots(len(domains))
@@ -73,8 +82,15 @@ def plot_scores(table: pd.DataFrame, profile: str) -> "Figure":
             rows = part[(part["system"] == system) & (part["satisfaction"] != "unscored")]
             total = max(1, rows["replies"].sum())
             places = [int(score) + (number - (len(systems) - 1) / 2) * 0.4 for score in rows["satisfaction"]]
-            axis.bar(places, rows["replies"] / total, 0.37, color=COLOURS.get(system), hatch=HATCHES.get(system), edgecolor="white",
-                     label=f"{LABELS.get(system, system)} (n={total})")
+            axis.bar(
+                places,
+                rows["replies"] / total,
+                0.37,
+                color=COLOURS.get(system),
+                hatch=HATCHES.get(system),
+                edgecolor="white",
+                label=f"{LABELS.get(system, system)} (n={total})",
+            )
         axis.set(title=f"{domain} ({unscored} unscored)", xlabel="satisfaction $r_t$", ylim=(0, 1), xticks=range(6))
         axis.legend(fontsize=7, frameon=False)
     axes[0].set_ylabel("share of replies")
@@ -82,7 +98,7 @@ def plot_scores(table: pd.DataFrame, profile: str) -> "Figure":
     return figure
 
 
-def plot_diversity(summaries: Mapping[tuple[Domain, str], DiversitySummary], table: pd.DataFrame) -> "Figure":
+def plot_diversity(summaries: Mapping[tuple[Domain, str], DiversitySummary], table: pd.DataFrame) -> Figure:
     """Distribution of each persona's maximum ROUGE-L to the others, AILO against random. Paper: Figure 4."""
     domains = list(dict.fromkeys(domain for domain, _ in summaries))
     figure, axes = _subplots(len(domains))
@@ -91,8 +107,16 @@ def plot_diversity(summaries: Mapping[tuple[Domain, str], DiversitySummary], tab
         for source in ("random", "ailo"):
             summary = summaries[domain, source]
             weights = [1 / len(summary.scores)] * len(summary.scores)
-            axis.hist(summary.scores, edges, weights=weights, color=COLOURS[source], hatch=HATCHES[source], alpha=0.75, edgecolor="white",
-                      label=f"{LABELS[source]} (n={len(summary.scores)})")
+            axis.hist(
+                summary.scores,
+                edges,
+                weights=weights,
+                color=COLOURS[source],
+                hatch=HATCHES[source],
+                alpha=0.75,
+                edgecolor="white",
+                label=f"{LABELS[source]} (n={len(summary.scores)})",
+            )
         published = table[(table["domain"] == domain) & table["paper_mean"].notna()]
         for row in published.itertuples():
             axis.axvline(row.paper_mean, color=COLOURS[row.personas], ls="--", lw=1.2)
@@ -103,7 +127,7 @@ def plot_diversity(summaries: Mapping[tuple[Domain, str], DiversitySummary], tab
     return figure
 
 
-def plot_separation(table: pd.DataFrame, profile: str) -> "Figure":
+def plot_separation(table: pd.DataFrame, profile: str) -> Figure:
     """Share of planted-flaw pairs in which the good twin scores higher, per flaw, with 95% intervals."""
     figure, (axis,) = _subplots(1, width=6.5)
     places = range(len(table))
@@ -111,20 +135,29 @@ def plot_separation(table: pd.DataFrame, profile: str) -> "Figure":
     axis.bar(places, table["good_higher"], 0.6, color=COLOURS["actcrs_expert"])
     axis.errorbar(places, table["good_higher"], yerr=errors, fmt="none", ecolor="#333", capsize=3, lw=1)
     axis.axhline(0.5, color="#999", ls=":", lw=1)
-    axis.set(ylim=(0, 1.05), xticks=list(places), xticklabels=[f"{row.flaw}\nn={row.n}" for row in table.itertuples()], ylabel="good twin scores higher")
+    axis.set(
+        ylim=(0, 1.05),
+        xticks=list(places),
+        xticklabels=[f"{row.flaw}\nn={row.n}" for row in table.itertuples()],
+        ylabel="good twin scores higher",
+    )
     axis.tick_params(axis="x", labelsize=7)
     _mark(figure, profile)
     return figure
 
 
-def save_exhibit(stem: Path, table: pd.DataFrame, provenance: Mapping[str, object], *, title: str, figure: "Figure | None" = None) -> list[Path]:
+def save_exhibit(
+    stem: Path, table: pd.DataFrame, provenance: Mapping[str, object], *, title: str, figure: Figure | None = None
+) -> list[Path]:
     """Write STEM.csv, STEM.json and, of a figure, STEM.png and STEM.pdf.
 
     Raises:
         ArtifactError: If a file cannot be written.
     """
-    written = [write_text(stem.with_suffix(".csv"), table.to_csv(index=False)),
-               write_json(stem.with_suffix(".json"), {"title": title, **provenance})]
+    written = [
+        write_text(stem.with_suffix(".csv"), table.to_csv(index=False)),
+        write_json(stem.with_suffix(".json"), {"title": title, **provenance}),
+    ]
     for suffix in (".png", ".pdf") if figure is not None else ():
         buffer = io.BytesIO()
         figure.savefig(buffer, format=suffix[1:], dpi=150)

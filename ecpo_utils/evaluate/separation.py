@@ -6,22 +6,19 @@ irrelevant item, system error, no guidance). The `dev` half served to find the q
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import pandas as pd
-from tqdm import tqdm
 
 from ..core.artifacts import load_jsonl
-from ..core.matching import mentions_title
+from ..core.concurrency import map_bounded
 from ..core.schema import Confirmation, Domain, Item, Message, Record
 from ..data.builtin import FILES
 from ..dialogue.agents.base import NOUNS
-from ..dialogue.confirmation import MAXIMA, ConfirmationMode, confirm
+from ..dialogue.confirmation import MAXIMA, Confirmer
 from ..dialogue.simulator import target_wishes
-from ..llm.client import ChatClient
 from .statistics import proportion
 
 
@@ -59,24 +56,32 @@ def load_flaw_pairs(split: str, limit: int | None = None) -> list[FlawPair]:
     return chosen[:limit]
 
 
-async def judge_flaw_pairs(client: ChatClient, pairs: Sequence[FlawPair], mode: ConfirmationMode) -> list[JudgedPair]:
+def _situation(pair: FlawPair, reply: str) -> dict:
+    """What `Confirmer.confirm` is given in a dialogue that has come to this reply."""
+    wishes = " ".join(target_wishes(Item(item_id=pair.pair_id, **pair.target)))
+    return {"wishes": wishes, "noun": NOUNS[pair.domain], "history": [*pair.history, {"role": "assistant", "content": reply}]}
+
+
+async def judge_flaw_pairs(confirmer: Confirmer, pairs: Sequence[FlawPair]) -> list[JudgedPair]:
     """Confirm both twins of every pair, as AILO would in a dialogue."""
-    progress = tqdm(total=len(pairs), desc="planted flaws", unit="pair", mininterval=1.0)
 
-    async def one(pair: FlawPair) -> JudgedPair:
-        item = Item(item_id=pair.pair_id, **pair.target)
-        scored = []
-        for reply in (pair.good, pair.flawed):
-            history = [*pair.history, {"role": "assistant", "content": reply}]
-            scored.append(await confirm(client, wishes=" ".join(target_wishes(item)), noun=NOUNS[pair.domain], history=history,
-                                        named=mentions_title(reply, item.title), mode=mode))
-        progress.update()
-        return JudgedPair(pair, *scored)
+    async def judge(pair: FlawPair) -> JudgedPair:
+        good, flawed = [await confirmer.confirm(**_situation(pair, reply)) for reply in (pair.good, pair.flawed)]
+        return JudgedPair(pair, good, flawed)
 
-    try:
-        return list(await asyncio.gather(*map(one, pairs)))
-    finally:
-        progress.close()
+    return await map_bounded(judge, pairs, limit=confirmer.client.endpoint.max_concurrency, description="planted flaws", unit="pair")
+
+
+async def gather_flaw_evidence(
+    confirmer: Confirmer, pairs: Sequence[FlawPair]
+) -> list[tuple[FlawPair, dict[str, float], dict[str, float]]]:
+    """The evidence of both twins of every pair, before any weights: what `calibration` fits on."""
+
+    async def gather(pair: FlawPair) -> tuple[FlawPair, dict[str, float], dict[str, float]]:
+        good, flawed = [await confirmer.gather(**_situation(pair, reply)) for reply in (pair.good, pair.flawed)]
+        return pair, good, flawed
+
+    return await map_bounded(gather, pairs, limit=confirmer.client.endpoint.max_concurrency, description="evidence", unit="pair")
 
 
 def graded(confirmation: Confirmation) -> float | None:
@@ -98,10 +103,19 @@ def separation_table(judged: Sequence[JudgedPair]) -> pd.DataFrame:
         scored = [entry for entry in part if entry.good.satisfaction is not None and entry.flawed.satisfaction is not None]
         rate = proportion(sum(graded(e.good) > graded(e.flawed) for e in scored), len(scored))
         gaps = [e.good.satisfaction - e.flawed.satisfaction for e in scored]
-        rows.append({
-            "flaw": flaw, "n": len(part), "scored": len(scored), "good_higher": rate.value, "low": rate.low, "high": rate.high,
-            "r_t_higher": sum(g > 0 for g in gaps), "r_t_equal": sum(g == 0 for g in gaps), "r_t_lower": sum(g < 0 for g in gaps),
-            "mean_good": sum(e.good.satisfaction for e in scored) / len(scored) if scored else None,
-            "mean_flawed": sum(e.flawed.satisfaction for e in scored) / len(scored) if scored else None,
-        })
+        rows.append(
+            {
+                "flaw": flaw,
+                "n": len(part),
+                "scored": len(scored),
+                "good_higher": rate.value,
+                "low": rate.low,
+                "high": rate.high,
+                "r_t_higher": sum(g > 0 for g in gaps),
+                "r_t_equal": sum(g == 0 for g in gaps),
+                "r_t_lower": sum(g < 0 for g in gaps),
+                "mean_good": sum(e.good.satisfaction for e in scored) / len(scored) if scored else None,
+                "mean_flawed": sum(e.flawed.satisfaction for e in scored) / len(scored) if scored else None,
+            }
+        )
     return pd.DataFrame(rows)

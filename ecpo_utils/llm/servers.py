@@ -136,7 +136,10 @@ def _start(spec: ServerSpec, weights: Path) -> RunningServer:
     with open(folder / "server.log", "w") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "ecpo_utils.llm.supervisor", json.dumps(options)],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
     deadline = time.monotonic() + START_TIMEOUT_S[spec.engine]
     while time.monotonic() < deadline:

@@ -56,8 +56,20 @@ def _die_with_parent() -> None:
 
 def _start_vllm(options: dict, port: int, key: str) -> subprocess.Popen:
     """`vllm serve` on loopback. vLLM documentation: OpenAI-compatible server, LoRA adapters."""
-    command = ["vllm", "serve", options["weights"], "--served-model-name", options["model"], "--host", "127.0.0.1",
-               "--port", str(port), "--max-num-seqs", str(options["slots"]), "--enable-prefix-caching"]
+    command = [
+        "vllm",
+        "serve",
+        options["weights"],
+        "--served-model-name",
+        options["model"],
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--max-num-seqs",
+        str(options["slots"]),
+        "--enable-prefix-caching",
+    ]
     if options["context_tokens"]:
         command += ["--max-model-len", str(options["context_tokens"])]
     if adapter := options["adapter"]:

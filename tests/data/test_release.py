@@ -32,7 +32,10 @@ Total system tokens: 138
 Total rounds: {rounds}
 """
 TALK = "user: Something about cats.\nassistant: Which cats?\n\n1. Big\n2. Small\nuser: Small ones.\nassistant: Read Emma.\nuser: Thanks.\n"
-FOOTER = "Average user tokens across users: 77.00\nTotal correct recommendations: {correct}/{n}\nTotal recall recommendations: 0/2\n\n" + "=" * 80
+FOOTER = (
+    "Average user tokens across users: 77.00\nTotal correct recommendations: {correct}/{n}\nTotal recall recommendations: 0/2\n\n"
+    + "=" * 80
+)
 TASK = {
     "UserID": "u1",
     "Persona": {"Activities": "Explores.", "Linguistics": {"Information Density": "Low.", "Expression Style": "Dry.", "Tone": "Kind."}},
@@ -209,7 +212,9 @@ def test_a_broken_json_line_names_file_and_line(tmp_path):
             load(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"\n \n", b"[]", b"hello", b'{"a": 1}\n', b"\x00\x01", b"\xff\xfe\x80", b"{}", b"12", RULE.encode()])
+@pytest.mark.parametrize(
+    "content", [b"", b"\n \n", b"[]", b"hello", b'{"a": 1}\n', b"\x00\x01", b"\xff\xfe\x80", b"{}", b"12", RULE.encode()]
+)
 def test_an_unknown_format_is_a_schema_error_that_names_the_file(tmp_path, content):
     path = save(tmp_path / "what.bin", content)
     loaders = (detect_format, load_persona_texts, load_release_personas, load_release_log, lambda p: load_release_tasks(p, "book"))

@@ -48,9 +48,7 @@ def test_deduplicate_keeps_the_order_of_first_appearance():
 
 def test_summary_compares_distinct_texts_only():
     summary = summarize_diversity(["a b c d", "a c d", "x y", "a c d"])
-    assert diversity_json(summary) == pytest.approx(
-        {"n": 4, "n_deduplicated": 3, "mean": 4 / 7, "median": 6 / 7, "q1": 3 / 7, "q3": 6 / 7}
-    )
+    assert diversity_json(summary) == pytest.approx({"n": 4, "n_deduplicated": 3, "mean": 4 / 7, "median": 6 / 7, "q1": 3 / 7, "q3": 6 / 7})
     assert list(diversity_json(summary)) == ["n", "n_deduplicated", "mean", "median", "q1", "q3"]
 
 
@@ -73,7 +71,14 @@ def test_random_personas_give_the_released_scores():
     expected = yaml.safe_load((SHARED / "paper" / "results.yaml").read_text())["figure4"]["released_scores"]["RecAgent"]
     summary = summarize_diversity(load_persona_texts(RELEASE / "persona" / "random_personas.jsonl"))
     scores = np.array(summary.scores)
-    found = {"n": len(scores), "mean": summary.mean, "median": summary.median, "min": scores.min(), "max": scores.max(), "std": scores.std()}
+    found = {
+        "n": len(scores),
+        "mean": summary.mean,
+        "median": summary.median,
+        "min": scores.min(),
+        "max": scores.max(),
+        "std": scores.std(),
+    }
     assert {key: round(float(value), 3) for key, value in found.items()} == expected
 
 

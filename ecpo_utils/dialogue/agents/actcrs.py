@@ -68,7 +68,7 @@ class ActCRS(Agent):
     async def _act(self, *, allow_search: bool) -> Step:
         """Ask for an action, with more heat after one that cannot be used; the last try stands."""
         seen = [dict(message) for message in self.messages]
-        for attempt, heat in enumerate(ATTEMPT_HEAT, 1):
+        for attempts, heat in enumerate(ATTEMPT_HEAT, 1):  # noqa: B007 (used after the loop)
             answer = await self.client.complete(
                 seen, max_tokens=ACTION_TOKENS, temperature=self.temperature + heat, stop=["\nUser:", "\nObservation:"], meter=self.meter
             )
@@ -77,4 +77,4 @@ class ActCRS(Agent):
                 break
         written = Action(type="response", argument=SYSTEM_ERROR) if action.type == "invalid" else action
         self.messages.append({"role": "assistant", "content": render_action(written)})
-        return Step(messages=seen, output=answer.text, action=action, attempts=attempt)
+        return Step(messages=seen, output=answer.text, action=action, attempts=attempts)

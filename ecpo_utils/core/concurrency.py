@@ -1,0 +1,41 @@
+"""Many coroutines at once, but not all: bounded, with one progress bar, and the first error as it is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from .errors import EcpoError
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+async def map_bounded(function: Callable[[A], Awaitable[B]], values: Sequence[A], *, limit: int, description: str, unit: str) -> list[B]:
+    """`function` of every value, `limit` of them in flight; results in the order of the values.
+
+    A unit of work (a user, a pair, a dialogue) makes several calls that share a prompt prefix. With as many
+    units in flight as the server has slots, each keeps its slot, and the prefix is read only once.
+
+    Raises:
+        EcpoError: The first one that `function` raises; the other units are cancelled.
+    """
+    slots = asyncio.Semaphore(limit)
+    results: list[B | None] = [None] * len(values)
+
+    async def one(index: int, value: A) -> None:
+        async with slots:
+            results[index] = await function(value)
+        progress.update()
+
+    with tqdm(total=len(values), desc=description, unit=unit, mininterval=1.0, disable=not values) as progress:
+        try:
+            async with asyncio.TaskGroup() as group:
+                for index, value in enumerate(values):
+                    group.create_task(one(index, value))
+        except* EcpoError as errors:
+            raise errors.exceptions[0] from None
+    return results
