@@ -60,10 +60,9 @@ def _located(name: str) -> str:
 
 def _profile_lines(path: os.PathLike) -> list[str]:
     try:
-        params = load_profile(path)
+        lacks = profile_lacks(load_profile(path))
     except EcpoError as error:
         return [f"profile   {path.stem:8} BAD: {error}"]
-    lacks = profile_lacks(params)
     return [f"profile   {path.stem:8} {'ready' if not lacks else 'lacks: ' + '; '.join(lacks)}"]
 
 
@@ -88,7 +87,7 @@ def _endpoint_lacks(endpoint: Endpoint) -> list[str]:
     if endpoint.provider == "openai":
         base_url = endpoint.base_url or os.environ.get(endpoint.base_url_env)
         if base_url:
-            return [] if _answers(base_url) else [f"an answer from {base_url}"]
+            return [] if _answers(base_url, os.environ.get(endpoint.api_key_env) or "none") else [f"an answer from {base_url}"]
         return [] if os.environ.get(endpoint.api_key_env) else [f"the environment variable {endpoint.api_key_env}"]
     lacks = []
     if endpoint.model not in load_registry():
@@ -103,13 +102,15 @@ def _endpoint_lacks(endpoint: Endpoint) -> list[str]:
     return lacks
 
 
-def _answers(base_url: str) -> bool:
+def _answers(base_url: str, key: str) -> bool:
     import openai
 
     try:
-        openai.OpenAI(base_url=base_url, api_key=os.environ.get("OPENAI_API_KEY", "none"), timeout=5.0, max_retries=0).models.list()
+        openai.OpenAI(base_url=base_url, api_key=key, timeout=5.0, max_retries=0).models.list()
     except openai.APIStatusError as error:
         return error.status_code == 404  # endpoints without a model list are fine
     except openai.OpenAIError:
         return False
+    except (AttributeError, ValueError):
+        return True  # it answers, though with no list
     return True

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import nbformat
@@ -51,7 +51,9 @@ def run_study(profile: str, *, only: str = "", domain: str = "all", say: Callabl
     with exclusive(paths):
         say(f"== study, profile {profile}: {', '.join(names)}")
         before = {name: _stamp(paths.executed(name, domain)) for name in NEEDS}
-        code = _snakemake(paths, only, domain, say)
+        for name in NEEDS:
+            paths.running(name, domain).unlink(missing_ok=True)  # an earlier run's failure is not this one's
+        code = _snakemake(paths, names, domain, say)
         if code:
             raise explain_failure(paths, domain, code)
         for name in names:
@@ -88,10 +90,9 @@ def exclusive(paths: RunPaths) -> Iterator[None]:
         yield
 
 
-def _snakemake(paths: RunPaths, only: str, domain: str, say: Callable[[str], None]) -> int:
-    """Run Snakemake in a process group of its own, so that Ctrl-C and errors end all of it."""
-    log = paths.run / "logs" / "snakemake.log"
-    command = [
+def snakemake_command(profile: str, names: Sequence[str], domain: str) -> list[str]:
+    """Words of the command that makes these notebooks and what they need. Library: snakemake."""
+    return [
         sys.executable,
         "-m",
         "snakemake",
@@ -103,16 +104,21 @@ def _snakemake(paths: RunPaths, only: str, domain: str, say: Callable[[str], Non
         "--rerun-incomplete",
         "--nocolor",
         "--config",
-        f"profile={paths.profile}",
+        f"profile={profile}",
         f"scope={domain}",
-        f"only={only}",
+        f"only={','.join(names)}",
     ]
+
+
+def _snakemake(paths: RunPaths, names: Sequence[str], domain: str, say: Callable[[str], None]) -> int:
+    """Run Snakemake in a process group of its own, so that Ctrl-C and errors end all of it."""
+    log = paths.run / "logs" / "snakemake.log"
     with writing(log):
         log.parent.mkdir(parents=True, exist_ok=True)
         file = log.open("w")
     with file:
         process = subprocess.Popen(
-            command,
+            snakemake_command(paths.profile, names, domain),
             stdout=file,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,

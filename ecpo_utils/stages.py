@@ -42,11 +42,12 @@ LIBRARIES = ("torch", "transformers", "sentence-transformers", "faiss-cpu", "ope
 
 @dataclass
 class Run:
-    """A notebook's view of a run: validated parameters, file names, when it began."""
+    """A notebook's view of a run: validated parameters, file names, the parameters it gave itself, when it began."""
 
     notebook: str
     params: Params
     paths: RunPaths
+    given: frozenset[str] = frozenset()
     started: float = field(default_factory=time.time)
 
     @property
@@ -105,11 +106,14 @@ def open_run(notebook: str, namespace: dict) -> Run:
         and name not in ("In", "Out")
         and (value is None or isinstance(value, (bool, int, float, str, list, dict)))
     }
+    if isinstance(earlier := namespace.get("run"), Run):  # run again in one kernel: what later cells assigned is no parameter
+        known = earlier.given | set(namespace.get("__annotations__", ()))
+        given = {name: value for name, value in given.items() if name in known}
     profile = given.get("profile", "quick")
     defaults = load_params_file(root / "params" / f"{profile}.yaml")
     params = build_params({**defaults, **given}, f"notebook {notebook}, profile {profile}")
     random.seed(params.seed)
-    run = Run(notebook, params, RunPaths(root, params.profile))
+    run = Run(notebook, params, RunPaths(root, params.profile), frozenset(given))
     with writing(run.paths.run):
         run.paths.run.mkdir(parents=True, exist_ok=True)
     return run
@@ -242,7 +246,7 @@ async def check_separation(run: Run) -> list[JudgedPair]:
     """Confirm the planted-flaw pairs of the test half with the run's simulator."""
     async with run.clients("simulator") as clients:
         pairs = load_flaw_pairs("test", run.params.num_separation_pairs)
-        confirmer = Confirmer(clients["simulator"], Embedder(run.params.embedder), run.params.confirmation_mode)
+        confirmer = Confirmer(clients["simulator"], Embedder(run.params.embedder), run.params.simulator_mode)
         return await judge_flaw_pairs(confirmer, pairs)
 
 

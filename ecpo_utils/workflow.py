@@ -21,6 +21,15 @@ NEEDS: dict[str, list[str]] = {
     "03_simulation": ["02_persona_diversity"],
 }
 
+# files that a module reads from the repository, which therefore count among the sources of a notebook
+DATA = {
+    "ecpo_utils.llm.prompts": "ecpo_utils/llm/prompts/*.txt",
+    "ecpo_utils.llm.models": "params/models.yaml",
+    "ecpo_utils.data.builtin": "ecpo_utils/data/files/**/*",
+    "ecpo_utils.dialogue.confirmation": "ecpo_utils/dialogue/*.json",
+    "ecpo_utils.evaluate.paper": "ecpo_utils/evaluate/*.yaml",
+}
+
 
 def _notebook_code(name: str) -> list[str]:
     path = repository_root() / "notebooks" / f"{name}.ipynb"
@@ -66,12 +75,8 @@ def notebook_sources(name: str) -> list[str]:
         package = module if path.name == "__init__.py" else module.rpartition(".")[0]
         waiting |= _imported(path.read_text(encoding="utf-8"), f"{package}.{path.stem}") - seen
     files = {path for path in map(_file_of, seen) if path}
-    if "ecpo_utils.llm.prompts" in seen:
-        files |= set((root / "ecpo_utils/llm/prompts").glob("*.txt"))
-    if "ecpo_utils.data.builtin" in seen:
-        files |= {path for path in (root / "ecpo_utils/data/files").rglob("*") if path.is_file()}
-    if "ecpo_utils.llm.models" in seen:
-        files.add(root / "params/models.yaml")
+    for module in seen & set(DATA):
+        files |= {path for path in root.glob(DATA[module]) if path.is_file()}
     return sorted(str(path.relative_to(root)) for path in files)
 
 

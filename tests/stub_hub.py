@@ -22,6 +22,7 @@ class StubHub:
         repo: Its name, "owner/name".
         files: Contents by path; each is announced as a large file with its SHA-256, those in `small` are not.
         served: Contents that are sent instead of the announced ones.
+        broken: Files whose download fails with status 500.
         cut_after: Bytes after which the first download of a file is cut off.
         hang_at: "info", "tree", "head" or "get": requests of this kind are never answered.
         refuse: (status, the hub's X-Error-Code) for all requests.
@@ -32,6 +33,7 @@ class StubHub:
     files: dict[str, bytes]
     small: set[str] = field(default_factory=set)
     served: dict[str, bytes] = field(default_factory=dict)
+    broken: set[str] = field(default_factory=set)
     cut_after: dict[str, int] = field(default_factory=dict)
     hang_at: str = ""
     refuse: tuple[int, str] | None = None
@@ -105,6 +107,8 @@ class _Handler(BaseHTTPRequestHandler):
             hub.closing.wait()
         elif hub.refuse:
             self._send(b"{}", hub.refuse[0], {"X-Error-Code": hub.refuse[1]})
+        elif kind == "get" and file in hub.broken:
+            self._send(b"", 500, {})
         elif resolve:
             self._file(hub, file)
         elif f"/api/models/{hub.repo}" in path:

@@ -79,7 +79,7 @@ class Params(BaseModel):
     max_consecutive_searches: int = Field(ge=0)
     simulator_temperature: float = Field(ge=0, le=2)
     agent_temperature: float = Field(ge=0, le=2)
-    confirmation_mode: Literal["probabilities", "verbal"]
+    simulator_mode: Literal["narrow", "full"]
     dialogues_in_flight: int = Field(ge=1)
     num_separation_pairs: int = Field(ge=0)
 

@@ -22,7 +22,10 @@ def load_amazon(reviews: Path, meta: Path) -> tuple[dict[str, Item], list[Review
     """
     items = {}
     for number, row in iter_json_lines(meta):
-        item = _item(row, f"{meta}:{number}")
+        try:
+            item = _item(row, f"{meta}:{number}")
+        except (TypeError, AttributeError) as error:
+            raise SchemaError(f"{meta}:{number}: {error}; is this an Amazon Reviews 2023 file?") from None
         items[item.item_id] = item
     found = [_review(row, f"{reviews}:{number}") for number, row in iter_json_lines(reviews)]
     return items, [review for review in found if review.item_id in items]
@@ -54,7 +57,8 @@ def _item(row: dict, where: str) -> Item:
     dates = [v for k, v in details.items() if "date" in k.lower() and isinstance(v, str)] if isinstance(details, dict) else []
     year = next((match.group() for match in map(_YEAR.search, dates) if match), "")
     byline = " ".join(part for part in (f"By {maker}" if maker else "", f"({year})" if year else "") if part)
-    body = _clean(" ".join(row.get("description") or row.get("features") or []))
+    text = row.get("description") or row.get("features") or []
+    body = _clean(text if isinstance(text, str) else " ".join(text))
     return Item(
         item_id=str(_need(row, "parent_asin", where)),
         title=_clean(str(_need(row, "title", where))),

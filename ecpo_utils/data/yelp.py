@@ -24,10 +24,13 @@ def load_yelp(reviews: Path, businesses: Path, summaries: Path | None = None) ->
         ArtifactError: If a file is missing.
         SchemaError: If a line is broken or lacks a needed key; names file and line.
     """
-    texts = {row["business_id"]: row["summary"] for _, row in iter_json_lines(summaries)} if summaries else {}
+    texts = _summaries(summaries) if summaries else {}
     items = {}
     for number, row in iter_json_lines(businesses):
-        item = _item(row, texts, f"{businesses}:{number}")
+        try:
+            item = _item(row, texts, f"{businesses}:{number}")
+        except (TypeError, AttributeError) as error:
+            raise SchemaError(f"{businesses}:{number}: {error}; is this a file of the Yelp academic dataset?") from None
         items[item.item_id] = item
     found = [_review(row, f"{reviews}:{number}") for number, row in iter_json_lines(reviews)]
     return items, [review for review in found if review.item_id in items]
@@ -37,6 +40,11 @@ def _need(row: dict, key: str, where: str) -> object:
     if row.get(key) in (None, ""):
         raise SchemaError(f"{where}: no '{key}'; is this a file of the Yelp academic dataset?")
     return row[key]
+
+
+def _summaries(path: Path) -> dict[str, str]:
+    rows = ((row, f"{path}:{number}") for number, row in iter_json_lines(path))
+    return {str(_need(row, "business_id", where)): str(_need(row, "summary", where)) for row, where in rows}
 
 
 def _plain(value: object) -> object:

@@ -1,8 +1,8 @@
 """Expectation confirmation (EC): how satisfied the user is with one reply, and why. Paper: section 2.2.
 
-Two ways to the same record. "verbal" asks for scores and reasons in one JSON answer, for large models.
-"probabilities" is for small ones, which give full marks to nearly everything: per dimension one narrow yes/no
-question read by the log-odds of its answer token, together with how near the reply lies to the target, to the
+Two ways to the same record. "full" asks for scores and reasons in one JSON answer, for large models.
+"narrow" is for small ones, which give full marks to nearly everything: per dimension one narrow yes/no
+question read by the log-odds of its answer token, together with whether the reply names the target and how near the reply lies to the target, to the
 user's last message and to earlier replies in embedding space. A logistic model per dimension, fitted on the `dev`
 half of the planted-flaw set (`evaluate.calibration`), turns this evidence into the probability of a faultless reply.
 """
@@ -23,13 +23,13 @@ from ..llm.client import ChatClient, Meter
 from ..llm.prompts import load_prompt, render
 from .retrieval import Embedder
 
-ConfirmationMode = Literal["probabilities", "verbal"]
+SimulatorMode = Literal["narrow", "full"]
 MAXIMA = {"flexibility": 2, "coherence": 2, "guidance": 1}
-REASON_TOKENS = 36
+REASON_TOKENS = 28
 WEIGHTS = Path(__file__).parent / "confirmation_weights.json"
 
 
-class VerbalConfirmation(BaseModel):
+class WordedConfirmation(BaseModel):
     """A large model's answer: the reason comes before its score."""
 
     model_config = ConfigDict(extra="forbid")
@@ -46,38 +46,43 @@ class Confirmer:
     """Scores replies on behalf of the user.
 
     Args:
-        client: The `simulator` endpoint; mode "probabilities" needs its log-probabilities.
-        embedder: Of the item database; used by mode "probabilities".
-        mode: "probabilities" or "verbal".
+        client: The `simulator` endpoint; mode "narrow" needs its log-probabilities.
+        embedder: Of the item database; used by mode "narrow".
+        mode: "narrow" or "full".
     """
 
-    def __init__(self, client: ChatClient, embedder: Embedder, mode: ConfirmationMode):
+    def __init__(self, client: ChatClient, embedder: Embedder, mode: SimulatorMode):
         self.client = client
         self.embedder = embedder
         self.mode = mode
 
-    async def confirm(self, *, wishes: str, noun: str, history: list[Message], meter: Meter | None = None) -> Confirmation:
+    async def confirm(
+        self, *, wishes: str, noun: str, history: list[Message], named: bool, meter: Meter | None = None
+    ) -> Confirmation:
         """Score the last reply of `history`; one that cannot be scored keeps the error, never a 0.
 
         Args:
             wishes: The target in words, without its title.
             noun: What is sought, e.g. "book".
             history: Messages so far; the last one is the agent's reply to be judged.
+            named: Whether that reply names the target.
             meter: Counts the calls.
         """
-        context = _context(wishes, noun, history)
-        if self.mode == "verbal":
-            return await self._verbal(context, meter)
-        evidence = await self.gather(wishes=wishes, noun=noun, history=history, meter=meter)
+        context = _context(wishes, noun, history, named)
+        if self.mode == "full":
+            return await self._in_words(context, meter)
+        evidence = await self.gather(wishes=wishes, noun=noun, history=history, named=named, meter=meter)
         return await self._from_evidence(evidence, context, meter)
 
-    async def gather(self, *, wishes: str, noun: str, history: list[Message], meter: Meter | None = None) -> dict[str, float]:
-        """Six numbers about the last reply: three log-odds of "yes", three cosine similarities. Arguments as of `confirm`."""
+    async def gather(
+        self, *, wishes: str, noun: str, history: list[Message], named: bool, meter: Meter | None = None
+    ) -> dict[str, float]:
+        """What is known about the last reply: three log-odds of "yes", three cosines, whether it names the target."""
         context, evidence = _context(wishes, noun, history), {}
         for name in MAXIMA:
             answer = await self.client.choose(_messages(context, load_prompt(f"confirm_{name}")), ["yes", "no"], meter=meter)
             evidence[f"asked_{name}"] = math.log(answer["yes"] / answer["no"])
-        return evidence | reply_similarities(self.embedder, wishes, history)
+        return evidence | reply_similarities(self.embedder, wishes, history) | {"names_target": float(named)}
 
     async def _from_evidence(self, evidence: dict[str, float], context: str, meter: Meter | None) -> Confirmation:
         probabilities = {name: faultless_probability(name, evidence) for name in MAXIMA}
@@ -88,13 +93,13 @@ class Confirmer:
                 why = await self.client.complete(
                     _messages(context, load_prompt(f"confirm_reason_{name}")), max_tokens=REASON_TOKENS, stop=["\n"], meter=meter
                 )
-                reasons[name] = " ".join(why.text.split())
+                reasons[name] = tidy_reason(why.text)
         return Confirmation(**scores, reasons=reasons, probabilities=probabilities, evidence={k: round(v, 4) for k, v in evidence.items()})
 
-    async def _verbal(self, context: str, meter: Meter | None) -> Confirmation:
+    async def _in_words(self, context: str, meter: Meter | None) -> Confirmation:
         try:
-            messages = _messages(context, load_prompt("confirm_verbal"))
-            answer = (await self.client.parse(messages, VerbalConfirmation, max_tokens=400, meter=meter)).parsed
+            messages = _messages(context, load_prompt("confirm_full"))
+            answer = (await self.client.parse(messages, WordedConfirmation, max_tokens=400, meter=meter)).parsed
         except ParseError as error:
             return Confirmation(error=str(error))
         scores = {name: getattr(answer, name) for name in MAXIMA}
@@ -103,14 +108,20 @@ class Confirmer:
         )
 
 
+def tidy_reason(text: str) -> str:
+    """One line without quotes."""
+    return " ".join(text.split()).strip("\"' ")
+
+
 def render_transcript(history: list[Message]) -> str:
     """The dialogue as the simulator and the confirmation read it."""
     names = {"user": "Customer", "assistant": "Assistant"}
     return "\n".join(f"{names[message['role']]}: {message['content']}" for message in history)
 
 
-def _context(wishes: str, noun: str, history: list[Message]) -> str:
-    return render("confirm_context", wishes=wishes, noun=noun, transcript=render_transcript(history))
+def _context(wishes: str, noun: str, history: list[Message], named: bool = False) -> str:
+    fact = load_prompt("confirm_named") if named else ""
+    return render("confirm_context", wishes=wishes, noun=noun, transcript=f"{render_transcript(history)}\n{fact}".rstrip())
 
 
 def _messages(context: str, question: str) -> list[Message]:

@@ -52,7 +52,7 @@ def dialogue_config(system: System, simulator: ChatClient, params: Params, datab
             "max_consecutive_searches",
             "simulator_temperature",
             "agent_temperature",
-            "confirmation_mode",
+            "simulator_mode",
         }
     )
     items = [item.model_dump() for item in database.items]
@@ -104,7 +104,7 @@ async def _trajectory(
         simulator_client,
         task,
         temperature=params.simulator_temperature,
-        confirmer=Confirmer(simulator_client, database.embedder, params.confirmation_mode),
+        confirmer=Confirmer(simulator_client, database.embedder, params.simulator_mode),
         meter=meter,
     )
     row = Trajectory(

@@ -63,7 +63,7 @@ def fit_weights(gathered: Sequence[Evidence]) -> dict[str, dict[str, float]]:
 async def calibrate(params: Params, paths: RunPaths) -> dict[str, dict[str, float]]:
     """Gather the evidence with the profile's simulator, fit, and write the weights file."""
     async with open_clients({"simulator": params.simulator}, cache=ResponseCache(paths.responses), calls_log=paths.calls) as clients:
-        confirmer = Confirmer(clients["simulator"], Embedder(params.embedder), "probabilities")
+        confirmer = Confirmer(clients["simulator"], Embedder(params.embedder), "narrow")
         weights = fit_weights(await gather_flaw_evidence(confirmer, load_flaw_pairs("dev")))
     write_json(
         WEIGHTS,

@@ -131,6 +131,7 @@ def plot_separation(table: pd.DataFrame, profile: str) -> Figure:
     """Share of planted-flaw pairs in which the good twin scores higher, per flaw, with 95% intervals."""
     figure, (axis,) = _subplots(1, width=6.5)
     places = range(len(table))
+    table = table.astype({"good_higher": float, "low": float, "high": float})  # None, where nothing was scored, cannot be subtracted
     errors = [(table["good_higher"] - table["low"]).clip(lower=0), (table["high"] - table["good_higher"]).clip(lower=0)]
     axis.bar(places, table["good_higher"], 0.6, color=COLOURS["actcrs_expert"])
     axis.errorbar(places, table["good_higher"], yerr=errors, fmt="none", ecolor="#333", capsize=3, lw=1)

@@ -14,6 +14,7 @@ import pandas as pd
 
 from ..core.artifacts import load_jsonl
 from ..core.concurrency import map_bounded
+from ..core.matching import mentions_title
 from ..core.schema import Confirmation, Domain, Item, Message, Record
 from ..data.builtin import FILES
 from ..dialogue.agents.base import NOUNS
@@ -59,7 +60,8 @@ def load_flaw_pairs(split: str, limit: int | None = None) -> list[FlawPair]:
 def _situation(pair: FlawPair, reply: str) -> dict:
     """What `Confirmer.confirm` is given in a dialogue that has come to this reply."""
     wishes = " ".join(target_wishes(Item(item_id=pair.pair_id, **pair.target)))
-    return {"wishes": wishes, "noun": NOUNS[pair.domain], "history": [*pair.history, {"role": "assistant", "content": reply}]}
+    history = [*pair.history, {"role": "assistant", "content": reply}]
+    return {"wishes": wishes, "noun": NOUNS[pair.domain], "history": history, "named": mentions_title(reply, pair.target["title"])}
 
 
 async def judge_flaw_pairs(confirmer: Confirmer, pairs: Sequence[FlawPair]) -> list[JudgedPair]:

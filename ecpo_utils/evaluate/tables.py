@@ -58,6 +58,8 @@ def short_simulation_table(table: pd.DataFrame) -> pd.DataFrame:
 
     def cell(row: pd.Series, name: str) -> str:
         low, high = row[f"{name}_low"], row[f"{name}_high"]
+        if pd.isna(row[name]):
+            return "unscored"
         return f"{row[name]:.2f}" + ("" if pd.isna(low) else f" [{low:.2f}, {high:.2f}]")
 
     return pd.DataFrame(
@@ -74,7 +76,7 @@ def short_simulation_table(table: pd.DataFrame) -> pd.DataFrame:
                 "R paper": row["paper_R"],
                 "turns": cell(row, "mean_turns"),
                 "EC (0-5)": cell(row, "mean_confirmation"),
-                "agent calls": round(row["agent_calls"], 1),
+                "agent calls": None if pd.isna(row["agent_calls"]) else round(row["agent_calls"], 1),
             }
             for _, row in table.iterrows()
         ]
@@ -86,7 +88,8 @@ def score_table(played: Played) -> pd.DataFrame:
     rows = []
     for domain, systems in played.items():
         for name, trajectories in systems.items():
-            given = [turn.confirmation.satisfaction for t in trajectories for turn in t.turns if turn.confirmation]
+            replies = [turn for t in trajectories for turn in t.turns if turn.reply is not None]
+            given = [turn.confirmation and turn.confirmation.satisfaction for turn in replies]
             for score in [*range(6), None]:
                 label = "unscored" if score is None else str(score)
                 rows.append({"domain": domain, "system": name, "satisfaction": label, "replies": given.count(score)})

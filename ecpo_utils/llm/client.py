@@ -202,7 +202,7 @@ class ChatClient:
         """
         answer = await self.complete(messages, max_tokens=1, top_logprobs=20, meter=meter)
         if not answer.top_logprobs:
-            raise EndpointError(f"{self._name()} returns no log-probabilities; set confirmation_mode to verbal", fatal=True)
+            raise EndpointError(f"{self._name()} returns no log-probabilities; set simulator_mode to full", fatal=True)
         mass = dict.fromkeys(options, 1e-9)
         for token, logprob in answer.top_logprobs[0].items():
             word = token.strip().strip("\"'*:.").lower()
@@ -279,7 +279,7 @@ class ChatClient:
         return f"{self.role} endpoint {self._openai.base_url} (model {self.endpoint.model})"
 
     def _no_completion(self, error: Exception, shown: str = "") -> EndpointError:
-        text = " ".join(f"{shown[:200]} ({error})".split()).replace(self._key, "***")
+        text = " ".join(f"{shown.replace(self._key, '***')[:200]} ({error})".split())
         return EndpointError(f"{self._name()} answered with something that is no chat completion: {text}; is the address right?")
 
     def _explain(self, error: openai.OpenAIError, client: openai.AsyncOpenAI, fatal: bool = False) -> EndpointError:
@@ -323,7 +323,7 @@ def _credentials(endpoint: Endpoint) -> tuple[str | None, str]:
         raise EndpointError(f"model {endpoint.model} needs a key: set the environment variable {endpoint.api_key_env}", fatal=True)
     if not key.isascii():
         raise EndpointError(f"the key in ${endpoint.api_key_env} holds a character that no key has; paste it again", fatal=True)
-    return base_url, key or "none"
+    return base_url, key or "no-key"
 
 
 def _weights_identity(endpoint: Endpoint) -> str:

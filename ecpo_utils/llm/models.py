@@ -195,7 +195,8 @@ def _locked(model: Model) -> Iterator[None]:
 
 
 def _stamp(folder: Path) -> Path:
-    return cache_root() / "verified" / (str(folder.resolve()).strip("/").replace("/", "_")[-200:] + ".json")  # 255 is the limit
+    name = str(folder.resolve()).strip("/").replace("/", "_")[-60:]  # file names are limited to 255 bytes
+    return cache_root() / "verified" / f"{name}.json"
 
 
 def _facts(files: dict[str, str], folder: Path) -> dict:

@@ -46,7 +46,10 @@ def _start_embedded(options: dict, port: int, key: str) -> object:
     params.port = port
     params.api_keys = [key]
     params.ui = False
-    return xllamacpp.Server(params)
+    try:
+        return xllamacpp.Server(params)
+    except RuntimeError as error:
+        sys.exit(f"llama.cpp did not load {options['weights']}: {error}")
 
 
 def _die_with_parent() -> None:

@@ -32,18 +32,6 @@ def items(tmp_path):
     return write_jsonl(tmp_path / "book" / "items.jsonl", ITEMS)
 
 
-@pytest.fixture
-def full_disk(tmp_path):
-    """A disk of 64 kB, full."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True)
-    if done.returncode:
-        pytest.skip("needs the right to mount a tmpfs")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
 def fill(folder):
     with pytest.raises(OSError) as caught, open(folder / "filler", "wb", buffering=0) as file:
         while True:
@@ -150,7 +138,15 @@ def test_file_where_a_folder_should_be_is_an_artifact_error(tmp_path):
             write(tmp_path / "book" / "items.jsonl")
 
 
-def test_full_disk_is_an_artifact_error_and_keeps_what_was_there(full_disk):
+def test_line_of_which_only_a_part_was_written_is_an_artifact_error(tmp_path, monkeypatch):
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda handle, data: write(handle, data[:5]))
+    with pytest.raises(ArtifactError, match="rows.jsonl: No space left"):
+        append_jsonl(tmp_path / "rows.jsonl", {"n": 1})
+
+
+def test_full_disk_is_an_artifact_error_and_keeps_what_was_there(small_disk):
+    full_disk = small_disk("64k")
     path = write_json(full_disk / "manifest.json", {"seed": 0})
     log = full_disk / "rows.jsonl"
     append_jsonl(log, {"n": 1})

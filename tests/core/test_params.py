@@ -80,7 +80,7 @@ def test_missing_model_of_a_role_is_named(values):
     ("name", "value"),
     [
         ("seed", "seven"), ("seed", 1.5), ("seed", None), ("domains", "book"), ("domains", ["books"]), ("domains", []),
-        ("max_turns", 0), ("test_share", 1.0), ("simulator_temperature", -0.1), ("judge", "gpt-4o"), ("confirmation_mode", "both"),
+        ("max_turns", 0), ("test_share", 1.0), ("simulator_temperature", -0.1), ("judge", "gpt-4o"), ("simulator_mode", "both"),
         ("judge", {"provider": "ollama", "model": "m"}), ("judge", {"provider": "openai", "model": "m", "max_concurrency": 0}),
     ],
 )  # fmt: skip

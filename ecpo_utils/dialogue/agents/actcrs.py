@@ -9,7 +9,7 @@ from .base import NOUNS, SYSTEM_ERROR, Agent, AgentReply
 
 ATTEMPT_HEAT = (0.0, 0.3, 0.6)  # added to the temperature after an action that could not be read
 ACTION_TOKENS = 110
-DESCRIPTION_WORDS = 24
+DESCRIPTION_WORDS = 18
 
 
 def render_observation(items: list[Item]) -> str:
@@ -51,7 +51,7 @@ class ActCRS(Agent):
         incoming = f"User: {user_message}"
         for searches in range(self.max_consecutive_searches + 1):
             last = searches == self.max_consecutive_searches
-            self.messages.append({"role": "user", "content": incoming})
+            self.messages.append({"role": "user", "content": f"{incoming}\nAction:"})
             step = await self._act(allow_search=not last)
             steps.append(step)
             if step.action.type != "search" or last:

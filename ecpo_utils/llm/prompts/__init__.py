@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ...core.artifacts import digest
 from ...core.errors import ArtifactError
+from ...core.schema import Message
 
 _FOLDER = Path(__file__).parent
 
@@ -25,6 +26,15 @@ def load_prompt(name: str) -> str:
 def render(name: str, **values: object) -> str:
     """A prompt with its placeholders filled; a missing value is a KeyError that names it."""
     return load_prompt(name).format(**values)
+
+
+def load_examples(name: str) -> list[Message]:
+    """Worked examples of `NAME.txt` as chat turns: blocks of a question, a line "===", the answer."""
+    messages = []
+    for block in load_prompt(name).split("\n\n"):
+        question, _, answer = block.partition("\n===\n")
+        messages += [{"role": "user", "content": question.strip()}, {"role": "assistant", "content": answer.strip()}]
+    return messages
 
 
 def prompts_digest() -> str:
