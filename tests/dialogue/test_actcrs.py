@@ -11,6 +11,7 @@ from ecpo_utils.dialogue.agents.base import SYSTEM_ERROR
 from ecpo_utils.llm.client import Meter
 from ecpo_utils.llm.prompts import load_prompt
 
+
 @pytest.fixture
 def make_agent(study, database):
     """An agent whose backbone gives these outputs, one a call."""
@@ -133,7 +134,7 @@ def test_after_a_system_error_the_agent_sees_what_the_user_saw(study, make_agent
     assert received(study)[-1][-2] == {"role": "assistant", "content": f"Response[{SYSTEM_ERROR}]"}
 
 
-@pytest.mark.xfail(strict=True, reason="defect: the agent's own history shows a search without an observation, the user read a system error")
+@pytest.mark.xfail(strict=True, reason="defect: the agent's history shows a search without an observation")
 def test_after_a_search_too_many_the_agent_sees_what_the_user_saw(study, make_agent):
     agent = make_agent(*["Search[harbour]"] * 3, "Ask[Alone?]", max_consecutive_searches=0)
     study.run(agent.reply("Hm."))

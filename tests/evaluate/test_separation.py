@@ -123,7 +123,7 @@ def test_graded_score_parts_twins_of_equal_r_t():
 
 
 def test_both_twins_are_confirmed_with_their_own_reply(study):
-    study.scripts["confirmation"] = lambda body: confirmation_json(*(2, 2, 1) if "Gladly!" in body["messages"][-1]["content"] else (0, 1, 0))
+    study.scripts["confirmation"] = lambda body: confirmation_json(*(2, 2, 1) if "Gladly!" in str(body["messages"]) else (0, 1, 0))
     pairs = [pair(number=number) for number in range(6)]
     result = study.run(judge_flaw_pairs(Confirmer(study.client("simulator"), FakeEmbedder(), FULL), pairs))
     assert [entry.pair for entry in result] == pairs

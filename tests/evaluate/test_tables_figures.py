@@ -129,7 +129,7 @@ def test_score_table_counts_a_reply_that_failed_before_its_confirmation_as_unsco
 
 @pytest.fixture(scope="module")
 def diversity():
-    texts = {"ailo": ["Loves maps and fog.", "Decides at once; hates noise.", "Maps, again maps."], "random": ["Concise Witty", "Concise Formal"]}
+    texts = {"ailo": ["Loves maps and fog.", "Decides at once.", "Maps, again maps."], "random": ["Concise Witty", "Concise Formal"]}
     summaries = {(domain, source): summarize_diversity(texts[source]) for domain in ("book", "game") for source in texts}
     return summaries, diversity_table(summaries, "cpu")
 

@@ -320,7 +320,7 @@ def test_no_word_among_the_tokens_is_no_preference(run, stub_endpoint, make_clie
 
 def test_endpoint_without_probabilities_fails_clearly(run, stub_endpoint, make_client):
     stub_endpoint.script("yes")
-    with pytest.raises(EndpointError, match="no log-probabilities; set simulator_mode to full") as caught:
+    with pytest.raises(EndpointError, match="no log-probabilities; set simulator_mode") as caught:
         run(make_client().choose(HELLO, ["yes", "no"]))
     assert caught.value.fatal
 

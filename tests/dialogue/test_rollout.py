@@ -1,0 +1,339 @@
+"""Rollouts with scripted models: rows, failures, and how a run goes on after it was stopped."""
+
+import json
+
+import pytest
+from scripted_models import FULL, ITEMS, NARROW, PERSONA, ScriptedStudy, choice, confirmation_json, in_turn, make_task, policy_json
+from stub_endpoint import Reply
+
+from ecpo_utils.core.artifacts import load_jsonl
+from ecpo_utils.core.errors import EndpointError, SchemaError
+from ecpo_utils.core.params import load_profile
+from ecpo_utils.core.paths import repository_root
+from ecpo_utils.core.schema import Trajectory
+from ecpo_utils.dialogue.rollout import MAX_FAILED_IN_A_ROW, System, rollout
+
+TASKS = [make_task(item, f"u{number}") for number, item in enumerate(ITEMS[:3])]
+PARAMS = load_profile(repository_root() / "params" / "quick.yaml").model_copy(update={"max_turns": 3, "simulator_mode": FULL})
+
+
+@pytest.fixture
+def play(study, database, tmp_path):
+    """Plays tasks with the study's clients; options are parameters of the run."""
+
+    def play(tasks=TASKS, *, by=study, few_shot=True, **params):
+        system = System("actcrs_expert", "actcrs", by.client("expert"), {"few_shot": few_shot})
+        path = tmp_path / "trajectories" / "actcrs_expert.jsonl"
+        run = rollout(tasks, system, by.client("simulator"), database, PARAMS.model_copy(update=params), path)
+        return by.run(run)
+
+    return play
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "trajectories" / "actcrs_expert.jsonl"
+
+
+@pytest.fixture
+def fresh(study, tmp_path):
+    """The same endpoint and scripts with an empty response cache, so that every call that is made is seen."""
+    (tmp_path / "fresh").mkdir()
+    fresh = ScriptedStudy(study.endpoint, tmp_path / "fresh")
+    fresh.scripts = study.scripts
+    yield fresh
+    fresh.close()
+
+
+def saved(path):
+    return load_jsonl(path, Trajectory)
+
+
+def ids(rows):
+    return [row.task_id for row in rows]
+
+
+SIGNED = [make_task(ITEMS[n % len(ITEMS)], f"user{n:02d}", persona=PERSONA.model_copy(update={"language": f"Signs as user{n:02d}."}))
+          for n in range(12)]  # fmt: skip
+
+
+@pytest.fixture
+def signed(study):
+    """The users of SIGNED sign their messages, so that `of_task` can tell whose dialogue a request belongs to."""
+    spoken = []
+
+    def message(body):
+        user = next(task.user_id for task in SIGNED if task.persona.language in str(body["messages"]))
+        spoken.append(user)
+        return f"Wish {len(spoken)} from {user}."
+
+    study.scripts["message"] = message
+
+
+def of_task(task, body):
+    return f"from {task.user_id}" in str(body["messages"])
+
+
+def test_there_is_a_row_per_task_in_task_order_in_memory_and_on_disk(play, path):
+    rows = play()
+    assert ids(rows) == ids(TASKS) and saved(path) == rows
+    for row, task in zip(rows, TASKS, strict=True):
+        assert (row.target, row.persona, row.domain, row.system) == (task.target, task.persona, "game", "actcrs_expert")
+        assert (row.status, row.error, len(row.turns)) == ("complete", None, 3)
+        assert [turn.index for turn in row.turns] == [0, 1, 2]
+        assert all(turn.reply and turn.confirmation.satisfaction == 5 and turn.steps for turn in row.turns)
+        assert row.turns[0].policy == "ask_recommendation"
+
+
+def test_rows_are_in_task_order_though_dialogues_end_in_another(play, path, signed, study):
+    first = SIGNED[0]
+    study.scripts["confirmation"] = lambda body: Reply(confirmation_json(), delay_s=0.3 if of_task(first, body) else 0.0)
+    rows = play(SIGNED[:4], max_turns=1, dialogues_in_flight=4)
+    assert ids(rows) == ids(saved(path)) == ids(SIGNED[:4])
+
+
+def test_no_more_dialogues_are_in_flight_than_allowed(play, study):
+    study.scripts["confirmation"] = lambda body: Reply(confirmation_json(), delay_s=0.02)
+    play(SIGNED[:6], max_turns=1, dialogues_in_flight=2)
+    assert study.endpoint.max_in_flight <= 2
+
+
+def test_success_and_recall_are_the_first_turns_that_name_and_find_the_target(play, study):
+    study.scripts["agent"] = in_turn(
+        "Search[folded nobleman crimes drawer]", "Ask[Alone?]", "Search[foggy port town ships salt]", "Recommend[Iron Orchard?]",
+        f"Recommend[How about {ITEMS[0].title}?]")  # fmt: skip
+    (row,) = play(TASKS[:1], retriever_top_k=1)
+    assert (row.retrieved_at, row.recommended_at) == (1, 2)
+    assert [step.retrieval.item_ids for turn in row.turns for step in turn.steps if step.retrieval] == [["g5"], ["g1"]]
+    assert row.turns[0].reply == "Alone?"
+
+
+def test_a_title_found_but_never_named_is_recall_without_success(play, study):
+    study.scripts["agent"] = in_turn("Search[foggy port town ships salt]", "Ask[Alone?]")
+    (row,) = play(TASKS[:1], retriever_top_k=1)
+    assert (row.retrieved_at, row.recommended_at) == (0, None)
+
+
+def test_an_edition_in_the_title_does_not_hide_a_success(play, study):
+    target = ITEMS[0].model_copy(update={"title": f"{ITEMS[0].title} [Deluxe]"})
+    study.scripts["agent"] = in_turn(f"Recommend[{ITEMS[0].title}?]")
+    (row,) = play([make_task(target)])
+    assert row.recommended_at == 0
+
+
+def test_a_user_who_ends_the_conversation_has_the_last_word(play, study):
+    study.scripts["policy"] = in_turn(policy_json("respond_to_clarification"), policy_json("end_conversation", "has it"))
+    (row,) = play(TASKS[:1])
+    last = row.turns[-1]
+    assert (row.status, len(row.turns)) == ("ended_by_user", 3)
+    assert (last.policy, last.policy_reason, last.reply, last.steps, last.confirmation) == ("end_conversation", "has it", None, [], None)
+    assert last.user_message
+
+
+def test_a_leak_ends_the_dialogue_and_is_recorded(play, study):
+    study.scripts["message"] = in_turn("A port town.", f"I want {ITEMS[0].title}.")
+    (row,) = play(TASKS[:1])
+    assert (row.status, len(row.turns)) == ("leak", 2)
+    assert (row.turns[1].user_faults, row.turns[1].reply, row.turns[1].user_retries) == (["leak"], None, 2)
+    assert len(study.requests("agent")) == 1  # the agent never reads the leak
+    assert row.recommended_at is None
+
+
+def test_other_faults_are_recorded_and_the_dialogue_goes_on(play, study):
+    study.scripts["message"] = in_turn("A port town.")
+    (row,) = play(TASKS[:1])
+    assert row.status == "complete" and [turn.user_faults for turn in row.turns] == [[], ["parrot"], ["parrot"]]
+
+
+def test_an_unreadable_confirmation_is_unscored_and_the_dialogue_goes_on(play, study):
+    study.scripts["confirmation"] = in_turn("five!")
+    (row,) = play(TASKS[:1])
+    assert row.status == "complete"
+    assert all(turn.confirmation.error and turn.confirmation.satisfaction is None for turn in row.turns)
+
+
+def test_small_models_play_a_whole_dialogue(play, study):
+    study.scripts["choice"] = lambda body: choice(suggest=0.8)
+    (row,) = play(TASKS[:1], simulator_mode=NARROW)
+    assert row.status == "complete" and study.requests("policy") == study.requests("confirmation") == []
+    assert all(turn.confirmation.probabilities and turn.confirmation.satisfaction is not None for turn in row.turns)
+
+
+def test_usage_is_counted_by_role(play, study):
+    (row,) = play(TASKS[:1])
+    messages, policies, confirmations = 3, 2, 3
+    assert {role: usage.calls for role, usage in row.usage.items()} == {"expert": 3, "simulator": messages + policies + confirmations}
+    assert row.usage["expert"].prompt_tokens == 30 and row.usage["expert"].cached == 0
+
+
+# failures
+
+
+def test_a_failed_dialogue_is_a_row_with_its_error_and_its_turns_so_far(play, path, study):
+    study.scripts["agent"] = in_turn("Ask[Alone?]", Reply("the model is full", status=400))
+    (row,) = play(TASKS[:1])
+    assert (row.status, row.error.partition(":")[0], len(row.turns)) == ("failed", "EndpointError", 2)
+    assert "the model is full" in row.error
+    assert row.turns[0].reply == "Alone?" and row.turns[0].confirmation.satisfaction == 5
+    assert (row.turns[1].reply, bool(row.turns[1].user_message)) == (None, True)
+    assert row.usage["expert"].calls == 1 and saved(path) == [row]
+
+
+def test_a_confirmation_that_fails_keeps_the_reply(play, study):
+    study.scripts["confirmation"] = in_turn(Reply("no", status=400))
+    (row,) = play(TASKS[:1])
+    assert row.status == "failed" and row.turns[0].reply and row.turns[0].steps and row.turns[0].confirmation is None
+
+
+def test_an_unreadable_policy_is_a_failed_row(play, study):
+    study.scripts["policy"] = in_turn("I shall answer.")
+    (row,) = play(TASKS[:1])
+    assert row.status == "failed" and row.error.startswith("ParseError: ") and len(row.turns) == 1
+
+
+def test_one_failure_among_others_leaves_them_alone(play, study, signed):
+    broken = SIGNED[1]
+    study.scripts["agent"] = lambda body: Reply("no", status=400) if of_task(broken, body) else "Ask[Alone?]"
+    rows = play(SIGNED[:4], max_turns=2)
+    assert [row.status for row in rows] == ["complete", "failed", "complete", "complete"]
+
+
+def test_a_fatal_error_stops_the_stage_and_keeps_finished_rows(play, path, study, signed):
+    study.scripts["agent"] = lambda body: Reply("wrong key", status=401) if of_task(SIGNED[2], body) else "Ask[Alone?]"
+    with pytest.raises(EndpointError, match="wrong key") as error:
+        play(SIGNED, max_turns=1, dialogues_in_flight=1)
+    assert error.value.fatal
+    assert ids(saved(path)) == ids(SIGNED[:2]) and {row.status for row in saved(path)} == {"complete"}
+
+
+def test_after_a_fatal_error_the_rest_is_played_and_finished_rows_are_not(play, fresh, path, study, signed):
+    agent = study.scripts["agent"]
+    study.scripts["agent"] = lambda body: Reply("wrong key", status=401) if of_task(SIGNED[2], body) else "Ask[Alone?]"
+    with pytest.raises(EndpointError):
+        play(SIGNED[:4], max_turns=1, dialogues_in_flight=1)
+    before = saved(path)
+    study.endpoint.requests.clear()
+    study.scripts["agent"] = agent
+    rows = play(SIGNED[:4], by=fresh, max_turns=1, dialogues_in_flight=1)
+    assert rows[:2] == before and {row.status for row in rows} == {"complete"}
+    assert not any(of_task(task, body) for task in SIGNED[:2] for body in study.requests("agent"))
+    assert len(study.requests("agent")) == 2
+
+
+def test_five_failures_in_a_row_stop_the_stage_with_the_last_error(play, path, study, signed):
+    study.scripts["agent"] = lambda body: "Ask[Alone?]" if of_task(SIGNED[0], body) else Reply("overloaded", status=400)
+    with pytest.raises(EndpointError, match=rf"{MAX_FAILED_IN_A_ROW} dialogues in a row failed.*{path.name}.*overloaded"):
+        play(SIGNED, max_turns=1, dialogues_in_flight=1)
+    assert [row.status for row in saved(path)] == ["complete"] + ["failed"] * MAX_FAILED_IN_A_ROW
+
+
+def test_failures_that_are_not_in_a_row_do_not_stop_the_stage(play, study, signed):
+    good = SIGNED[::3]
+    study.scripts["agent"] = lambda body: "Ask[Alone?]" if any(of_task(t, body) for t in good) else Reply("no", status=400)
+    rows = play(SIGNED, max_turns=1, dialogues_in_flight=1)
+    assert [row.status for row in rows].count("failed") == 8 and len(rows) == 12
+
+
+# going on
+
+
+def test_playing_again_makes_no_request_and_changes_no_byte(play, fresh, path, study):
+    rows = play()
+    text = path.read_bytes()
+    study.endpoint.requests.clear()
+    assert play(by=fresh) == rows
+    assert study.endpoint.chats == [] and path.read_bytes() == text
+
+
+def test_half_a_line_of_a_killed_run_is_cut_and_finished_rows_are_kept(play, fresh, path, study):
+    rows = play()
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text(lines[0] + lines[1][: len(lines[1]) // 2])
+    study.endpoint.requests.clear()
+    again = play(by=fresh)
+    assert again[0] == rows[0] and ids(again) == ids(TASKS) and saved(path) == again
+    assert {row.status for row in again} == {"complete"}
+    assert len(study.requests("agent")) == 6  # two dialogues of three turns
+
+
+def test_a_killed_run_pays_for_no_call_twice(play, path, study):
+    rows = play()
+    path.unlink()
+    study.endpoint.requests.clear()
+    again = play()
+    assert study.endpoint.chats == []
+    assert [row.turns for row in again] == [row.turns for row in rows]
+    assert all(usage.cached == usage.calls for row in again for usage in row.usage.values())
+
+
+def test_rows_of_a_killed_run_stand_in_any_order_and_end_in_task_order(play, fresh, path, study):
+    rows = play()
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text(lines[2] + lines[0])
+    assert ids(play(by=fresh)) == ids(rows) == ids(saved(path))
+
+
+def test_failed_rows_are_played_again(play, path, study, signed):
+    broken = SIGNED[1]
+    agent = study.scripts["agent"]
+    study.scripts["agent"] = lambda body: Reply("no", status=400) if of_task(broken, body) else agent(body)
+    first = play(SIGNED[:3], max_turns=1)
+    study.scripts["agent"] = agent
+    study.endpoint.requests.clear()
+    again = play(SIGNED[:3], max_turns=1)
+    assert [row.status for row in again] == ["complete"] * 3
+    assert [again[0], again[2]] == [first[0], first[2]]
+    assert len(study.requests("agent")) == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"max_turns": 2},
+        {"retriever_top_k": 2},
+        {"seed": 5},
+        {"agent_temperature": 0.5},
+        {"simulator_temperature": 1.0},
+        {"few_shot": False},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_a_changed_setting_plays_everything_anew(play, path, changes):
+    before = play()
+    after = play(**changes)
+    assert not {row.config for row in before} & {row.config for row in after}
+    assert saved(path) == after and {len(row.turns) for row in after} == {changes.get("max_turns", 3)}
+
+
+def test_settings_of_other_stages_keep_the_rows(play, fresh, study):
+    before = play()
+    study.endpoint.requests.clear()
+    assert play(by=fresh, num_personas=99, dialogues_in_flight=1, test_share=0.9, num_separation_pairs=1) == before
+    assert study.endpoint.chats == []
+
+
+def test_more_tasks_add_rows_and_fewer_drop_them(play, fresh, path, study):
+    few = play(TASKS[:2])
+    study.endpoint.requests.clear()
+    many = play(TASKS, by=fresh)
+    assert many[:2] == few and len(study.requests("agent")) == 3
+    assert ids(play(TASKS[1:], by=fresh)) == ids(TASKS[1:]) == ids(saved(path))
+
+
+def test_a_broken_line_within_the_file_is_an_error_that_names_it(play, path):
+    play()
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text(lines[0] + lines[1][:40] + "\n" + lines[2])
+    with pytest.raises(SchemaError, match="actcrs_expert.jsonl:2"):
+        play()
+
+
+def test_no_tasks_are_no_rows(play, path):
+    assert play([]) == [] and path.read_text() == ""
+
+
+def test_rows_hold_no_key_and_are_plain_json(play, path):
+    play()
+    for line in path.read_text().splitlines():
+        row = json.loads(line)
+        assert set(row) == set(Trajectory.model_fields)

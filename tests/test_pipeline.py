@@ -1,0 +1,151 @@
+"""`ecpo run`: what it asks of Snakemake, what it says of a failure, and that two runs do not meet."""
+
+import re
+import subprocess
+import threading
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+
+from ecpo_utils import pipeline
+from ecpo_utils.core.errors import ArtifactError, EcpoError, ParamsError
+from ecpo_utils.core.params import load_profile
+from ecpo_utils.core.paths import RunPaths
+from ecpo_utils.pipeline import explain_failure, last_line, run_study, snakemake_command
+from ecpo_utils.workflow import NEEDS
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A checkout in which nothing has run; the working directory is there, and is restored."""
+    for name in ("params", "notebooks", "ecpo_utils", "workflow"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def paths(checkout):
+    return RunPaths(checkout, "quick")
+
+
+def write_notebook(path, *cells):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(new_notebook(cells=list(cells)), path)
+    return path
+
+
+def failing_cell(source, name, value):
+    error = new_output("error", ename=name, evalue=value, traceback=[])
+    return new_code_cell(source, outputs=[error])
+
+
+@pytest.mark.parametrize(("only", "expected"), [("", list(NEEDS)), ("02", ["01_environment", "02_persona_diversity"])])
+def test_snakemake_plans_the_chosen_notebooks_and_what_they_need(checkout, only, expected):
+    names = pipeline._chosen(load_profile(checkout / "params" / "quick.yaml"), only, "game")
+    command = [*snakemake_command("quick", names, "game"), "--dry-run"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    planned = re.findall(r"output: runs/quick/notebooks/(\w+)\.game\.ipynb", done.stdout + done.stderr)
+    assert done.returncode == 0 and planned == expected
+
+
+def test_only_takes_the_first_digits_of_a_notebook(checkout):
+    params = load_profile(checkout / "params" / "quick.yaml")
+    assert pipeline._chosen(params, "03", "all") == ["03_simulation"]
+    assert pipeline._chosen(params, "", "book") == list(NEEDS)
+    with pytest.raises(ParamsError, match="no notebook begins with 'x'; there are: 01_environment"):
+        pipeline._chosen(params, "x", "all")
+    with pytest.raises(ParamsError, match="profile quick has no domain 'music'; it has: book, game, yelp"):
+        pipeline._chosen(params, "", "music")
+
+
+@pytest.fixture
+def said():
+    """Lines of progress."""
+    return []
+
+
+def fake(monkeypatch, work, code=0):
+    """Let a function stand for Snakemake."""
+    monkeypatch.setattr(pipeline, "_snakemake", lambda paths, names, domain, say: work(paths, names, domain) or code)
+
+
+def test_a_notebook_that_is_not_run_is_up_to_date(paths, said, monkeypatch):
+    write_notebook(paths.executed("01_environment"))
+    fake(monkeypatch, lambda paths, names, domain: write_notebook(paths.executed("02_persona_diversity")) and None)
+    run_study("quick", only="0", say=said.append)
+    assert said[0] == f"== study, profile quick: {', '.join(NEEDS)}"
+    assert "   01_environment: up to date" in said and "   02_persona_diversity: up to date" not in said
+
+
+def test_a_failure_names_notebook_cell_error_copy_and_log(paths, said, monkeypatch):
+    copy = paths.running("02_persona_diversity")
+    good, bad = (
+        new_code_cell("import pandas"),
+        failing_cell("personas = 1 / 0\nx", "ZeroDivisionError", "\x1b[31mdivision by zero\x1b[0m\nmore"),
+    )
+    fake(monkeypatch, lambda paths, names, domain: write_notebook(copy, good, bad) and None, code=1)
+    with pytest.raises(EcpoError) as error:
+        run_study("quick", say=said.append)
+    lines = str(error.value).splitlines()
+    assert lines[0] == "notebook 02_persona_diversity failed in cell 2 (personas = 1 / 0): ZeroDivisionError: division by zero"
+    assert lines[1] == f"  executed copy: {copy.relative_to(paths.root)}"
+    assert lines[2] == "  log: runs/quick/logs/02_persona_diversity.log" and "run the same command again" in lines[3]
+
+
+def test_an_earlier_runs_failure_is_not_told_again(paths, said, monkeypatch):
+    write_notebook(paths.running("03_simulation"), failing_cell("old", "OldError", "of yesterday"))
+    log = paths.run / "logs" / "snakemake.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("Building DAG\nWorkflowError: no such rule\n")
+    fake(monkeypatch, lambda paths, names, domain: None, code=1)
+    with pytest.raises(EcpoError, match="Snakemake failed .exit 1.: WorkflowError: no such rule; log: ") as error:
+        run_study("quick", say=said.append)
+    assert "yesterday" not in str(error.value)
+
+
+def test_a_notebook_that_was_killed_says_how_to_go_on(paths):
+    write_notebook(paths.running("03_simulation", "game"), new_code_cell("played = await simulate()"))
+    text = str(explain_failure(paths, "game", -9))
+    assert text.startswith("notebook 03_simulation stopped (exit -9); log: ") and text.endswith("run the same command again to go on")
+
+
+def test_a_second_run_of_a_profile_is_refused_and_the_lock_goes_with_its_holder(paths, said, monkeypatch):
+    fake(monkeypatch, lambda paths, names, domain: None)
+    held, release = threading.Event(), threading.Event()
+
+    def hold():
+        with pipeline.exclusive(paths):
+            held.set()
+            release.wait(10)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait(10)
+    with pytest.raises(ArtifactError, match="another 'ecpo run' is at work on profile quick"):
+        run_study("quick", say=said.append)
+    with pipeline.exclusive(RunPaths(paths.root, "cpu")):
+        release.set()
+    holder.join()
+    run_study("quick", say=said.append)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", ""),
+        ("one\ntwo\n", "two"),
+        ("book personas:  10%|#\rbook personas:  50%|#####\r", "book personas:  50%|#####"),
+        ("\x1b[32mdone\x1b[0m\nEnding Cell 3----\nExecuting Cell 4---\n\n", "done"),
+        ("x" * 9000 + "\nlast", "last"),
+    ],
+)
+def test_last_line_of_a_log_is_what_is_worth_showing(tmp_path, text, expected):
+    path = tmp_path / "a.log"
+    path.write_text(text)
+    assert last_line(path) == expected
+    assert last_line(tmp_path / "none.log") == ""
