@@ -54,7 +54,7 @@ def run_study(profile: str, *, only: str = "", domain: str = "all", say: Callabl
         before = {name: _stamp(paths.executed(name, domain)) for name in NEEDS}
         for name in NEEDS:
             paths.running(name, domain).unlink(missing_ok=True)  # an earlier run's failure is not this one's
-        code = _snakemake(paths, names, domain, say)
+        code = _snakemake(paths, names, domain, say, lock)
         if code:
             raise explain_failure(paths, domain, code)
         for name in names:
@@ -85,10 +85,8 @@ def exclusive(paths: RunPaths) -> Iterator[TextIO]:
         paths.run.mkdir(parents=True, exist_ok=True)
         lock = (paths.run / ".lock").open("a+")
     with lock:
-        if not _try_lock(lock):
-            _end_orphans(lock)
-            if not _try_lock(lock, attempts=20):
-                raise ArtifactError(f"another 'ecpo run' is at work on profile {paths.profile}; wait for it, or stop it, and run again")
+        if not _try_lock(lock) and not (_end_orphans(lock) and _try_lock(lock, attempts=20)):
+            raise ArtifactError(f"another 'ecpo run' is at work on profile {paths.profile}; wait for it, or stop it, and run again")
         yield lock
 
 
@@ -101,20 +99,27 @@ def _try_lock(lock: TextIO, attempts: int = 1) -> bool:
     return False
 
 
-def _end_orphans(lock: TextIO) -> None:
-    """End the process group of a run whose own `ecpo run` is gone; a living one is left alone."""
+def _end_orphans(lock: TextIO) -> bool:
+    """End the process group of a run whose own `ecpo run` is gone, and say so; a living one is left alone."""
     lock.seek(0)
     with contextlib.suppress(ValueError, ProcessLookupError):
         owner, group = map(int, lock.read().split())
         if not psutil.pid_exists(owner):
             os.killpg(group, signal.SIGKILL)
+            return True
+    return False
 
 
-def _snakemake(paths: RunPaths, only: str, domain: str, say: Callable[[str], None], lock: TextIO) -> int:
+def snakemake_command(profile: str, names: Sequence[str], domain: str) -> list[str]:
+    """Words of the command that makes these notebooks and what they need; whole names, for Snakemake reads 03 as a number."""
+    return [sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile", "--cores", "1", "--nolock", "--rerun-incomplete",
+            "--nocolor", "--config", f"profile={profile}", f"scope={domain}", f"only={','.join(names)}"]  # fmt: skip
+
+
+def _snakemake(paths: RunPaths, names: Sequence[str], domain: str, say: Callable[[str], None], lock: TextIO) -> int:
     """Run Snakemake in a process group of its own, so that Ctrl-C and errors end all of it."""
     log = paths.run / "logs" / "snakemake.log"
-    command = [sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile", "--cores", "1", "--nolock", "--rerun-incomplete",
-               "--nocolor", "--config", f"profile={paths.profile}", f"scope={domain}", f"only={only}"]  # fmt: skip
+    command = snakemake_command(paths.profile, names, domain)
     with writing(log):
         log.parent.mkdir(parents=True, exist_ok=True)
         file = log.open("w")

@@ -1,8 +1,10 @@
 """`ecpo run`: what it asks of Snakemake, what it says of a failure, and that two runs do not meet."""
 
+import os
 import re
+import signal
 import subprocess
-import threading
+import time
 from pathlib import Path
 
 import nbformat
@@ -71,7 +73,7 @@ def said():
 
 def fake(monkeypatch, work, code=0):
     """Let a function stand for Snakemake."""
-    monkeypatch.setattr(pipeline, "_snakemake", lambda paths, names, domain, say: work(paths, names, domain) or code)
+    monkeypatch.setattr(pipeline, "_snakemake", lambda paths, names, domain, say, lock: work(paths, names, domain) or code)
 
 
 def test_a_notebook_that_is_not_run_is_up_to_date(paths, said, monkeypatch):
@@ -114,24 +116,30 @@ def test_a_notebook_that_was_killed_says_how_to_go_on(paths):
     assert text.startswith("notebook 03_simulation stopped (exit -9); log: ") and text.endswith("run the same command again to go on")
 
 
-def test_a_second_run_of_a_profile_is_refused_and_the_lock_goes_with_its_holder(paths, said, monkeypatch):
+def test_a_second_run_of_a_profile_is_refused_at_once_and_other_profiles_are_not(paths, said, monkeypatch):
     fake(monkeypatch, lambda paths, names, domain: None)
-    held, release = threading.Event(), threading.Event()
-
-    def hold():
-        with pipeline.exclusive(paths):
-            held.set()
-            release.wait(10)
-
-    holder = threading.Thread(target=hold)
-    holder.start()
-    held.wait(10)
-    with pytest.raises(ArtifactError, match="another 'ecpo run' is at work on profile quick"):
-        run_study("quick", say=said.append)
-    with pipeline.exclusive(RunPaths(paths.root, "cpu")):
-        release.set()
-    holder.join()
+    with pipeline.exclusive(paths) as lock:
+        lock.write(f"{os.getpid()} {os.getpid()}\n")
+        lock.flush()
+        began = time.monotonic()
+        with pytest.raises(ArtifactError, match="another 'ecpo run' is at work on profile quick"):
+            run_study("quick", say=said.append)
+        assert time.monotonic() - began < 2
+        run_study("cpu", say=said.append)
     run_study("quick", say=said.append)
+
+
+def test_what_a_killed_run_left_at_work_is_ended_first(paths, said, monkeypatch):
+    """The left-over process holds the lock that it inherited; its owner is gone."""
+    fake(monkeypatch, lambda paths, names, domain: None)
+    owner = subprocess.Popen(["true"])
+    owner.wait()
+    with pipeline.exclusive(paths) as lock:
+        left = subprocess.Popen(["sleep", "60"], pass_fds=[lock.fileno()], start_new_session=True)
+        lock.write(f"{owner.pid} {left.pid}\n")
+        lock.flush()
+    run_study("quick", say=said.append)
+    assert left.wait(10) == -signal.SIGKILL
 
 
 @pytest.mark.parametrize(

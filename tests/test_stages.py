@@ -79,7 +79,7 @@ def test_a_whole_params_file_can_be_injected(checkout, path):
         ({"domains": "book"}, "parameter 'domains' is 'book'"),
         ({"simulator": {"provider": "openai"}}, "parameter 'simulator.model' is missing"),
         ({"simulator": {"provider": "openai", "model": "m", "api_key": "k"}}, "'simulator.api_key'; did you mean 'api_key_env'?"),
-        ({"profile": "laptop"}, "no profile 'laptop'.*there are: cpu, gpu, paper, quick"),
+        ({"profile": "laptop"}, "no profile 'laptop'.*there are: .*cpu, gpu, paper, quick"),
     ],
 )
 def test_an_unknown_or_mistyped_value_is_named_before_any_work(checkout, given, message):

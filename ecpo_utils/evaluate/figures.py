@@ -35,7 +35,7 @@ def _subplots(columns: int, *, width: float = 3.4, height: float = 3.0) -> tuple
 def _mark(figure: Figure, profile: str) -> None:
     """Say which profile a figure is from, and that quick numbers are none to quote."""
     note = "quick profile: a few tasks, not results" if profile == "quick" else f"profile {profile}"
-    figure.text(1.0, 0.0, note, ha="right", va="bottom", fontsize=7, color="#777")
+    figure.supxlabel(note, x=0.99, ha="right", fontsize=7, color="#777")  # the layout leaves room for it, unlike for a plain text
 
 
 def plot_simulation(table: pd.DataFrame) -> Figure:

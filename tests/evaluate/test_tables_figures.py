@@ -164,8 +164,10 @@ def test_axes_of_rates_start_at_zero(figures, name):
 
 @pytest.mark.parametrize("name", ["simulation", "scores", "separation", "diversity"])
 def test_a_figure_says_its_profile(figures, name):
-    note = figures[name].texts[-1].get_text()
-    assert note == ("profile cpu" if name in ("separation", "diversity") else "quick profile: a few tasks, not results")
+    figures[name].draw_without_rendering()
+    note = figures[name].texts[-1]
+    assert note.get_text() == ("profile cpu" if name in ("separation", "diversity") else "quick profile: a few tasks, not results")
+    assert note.get_window_extent().y1 <= min(axis.get_tightbbox().y0 for axis in figures[name].axes)  # beneath all labels
 
 
 def test_simulation_figure_has_a_bar_an_interval_and_the_papers_diamond_per_row(figures, table):
