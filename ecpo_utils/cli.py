@@ -136,9 +136,8 @@ def _metrics(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(metrics_json(metrics)))
         return
-    print(
-        f"{options.path}: n {metrics.n}, failed {metrics.n_failed}, unscored {metrics.num_unscored_replies} of {metrics.num_replies} replies"
-    )
+    unscored = f"{metrics.num_unscored_replies} of {metrics.num_replies} replies unscored"
+    print(f"{options.path}: n {metrics.n}, failed {metrics.n_failed}, {unscored}")
     for name in ("success_rate", "recall", "mean_turns", "mean_confirmation"):
         rate = getattr(metrics, name)
         print(f"  {name:18} {rate.text() if rate else 'not told by this file'}")

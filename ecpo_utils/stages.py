@@ -26,7 +26,7 @@ from .data.release import load_release_tasks
 from .data.tasks import build_tasks, sample_splits, split_tasks
 from .dialogue.agents.base import NOUNS
 from .dialogue.confirmation import Confirmer
-from .dialogue.retrieval import Embedder, ItemDatabase, build_database, load_database
+from .dialogue.retrieval import Embedder, ItemDatabase, build_database, is_current, load_database
 from .dialogue.rollout import System, rollout
 from .evaluate.separation import JudgedPair, judge_flaw_pairs, load_flaw_pairs
 from .llm.cache import ResponseCache
@@ -143,7 +143,8 @@ def need(path: Path, notebook: str) -> Path:
     """The path if it is there; otherwise an ArtifactError that says which notebook makes it."""
     if not path.is_file():
         raise ArtifactError(
-            f"{path} is missing; run notebooks/{notebook}.ipynb with the same profile first (or: ecpo run --only {notebook[:2]})"
+            f"{path} is missing; run notebooks/{notebook}.ipynb with the same profile first "
+            f"(or: ecpo run --profile PROFILE --only {notebook[:2]})"
         )
     return path
 
@@ -155,7 +156,7 @@ def prepare_items(run: Run) -> dict[Domain, ItemDatabase]:
     for domain in run.domains:
         items = list(load_items(run, domain).values())
         paths = run.paths.items(domain), run.paths.index(domain)
-        if all(path.is_file() for path in paths) and load_jsonl(paths[0], Item) == items:
+        if is_current(items, embedder, *paths):
             databases[domain] = load_database(*paths, embedder)
         else:
             databases[domain] = build_database(items, embedder, *paths)

@@ -47,6 +47,8 @@ PERSONA = Persona(activities="Detail-oriented. Compares before deciding.", inter
 class FakeEmbedder:
     """Unit vectors of hashed words, with the interface of `retrieval.Embedder`."""
 
+    name = "fake-embedder"
+
     def encode(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
         vectors = np.zeros((len(texts), 1024), dtype=np.float32)
         for row, text in enumerate(texts):

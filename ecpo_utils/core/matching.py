@@ -24,3 +24,19 @@ def mentions_title(text: str, title: str) -> bool:
     """
     words = normalise(_EDITION.sub("", title)) or normalise(title)
     return bool(words) and f" {words} " in f" {normalise(text)} "
+
+
+def hide_title(text: str, title: str) -> str:
+    """The text with "it" in place of the title wherever `mentions_title` would find it."""
+    words = (normalise(_EDITION.sub("", title)) or normalise(title)).split()
+    tokens = [(match.span(), normalise(match.group())) for match in re.finditer(r"[^\W_]+(?:['\u2019][^\W_]+)*|&", text)]
+    position, parts = 0, []
+    index = 0
+    while index < len(tokens):
+        if words and [word for _, word in tokens[index : index + len(words)]] == words:
+            start, end = tokens[index][0][0], tokens[index + len(words) - 1][0][1]
+            parts += [text[position:start], "it"]
+            position, index = end, index + len(words)
+        else:
+            index += 1
+    return "".join(parts) + text[position:]

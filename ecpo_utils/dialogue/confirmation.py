@@ -1,10 +1,11 @@
 """Expectation confirmation (EC): how satisfied the user is with one reply, and why. Paper: section 2.2.
 
 Two ways to the same record. "full" asks for scores and reasons in one JSON answer, for large models.
-"narrow" is for small ones, which give full marks to nearly everything: per dimension one narrow yes/no
-question read by the log-odds of its answer token, together with whether the reply names the target and how near the reply lies to the target, to the
-user's last message and to earlier replies in embedding space. A logistic model per dimension, fitted on the `dev`
-half of the planted-flaw set (`evaluate.calibration`), turns this evidence into the probability of a faultless reply.
+"narrow" is for small ones, which give full marks to nearly everything. Its evidence is one narrow yes/no
+question per dimension, read by the log-odds of its answer token, whether the reply names the target, and how near
+the reply lies to the target, to the user's last message and to earlier replies in embedding space. A logistic model
+per dimension, fitted on the `dev` half of the planted-flaw set (`evaluate.calibration`), turns this evidence into
+the probability of a faultless reply.
 """
 
 from __future__ import annotations

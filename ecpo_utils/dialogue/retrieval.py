@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from ..core.artifacts import load_jsonl, write_jsonl, writing
+from ..core.artifacts import digest, load_jsonl, write_json, write_jsonl, writing
 from ..core.errors import ArtifactError
 from ..core.schema import Item
 from ..llm.models import fetch_model
@@ -31,6 +32,7 @@ class Embedder:
         from transformers.utils import logging as transformers_logging
 
         transformers_logging.disable_progress_bar()
+        self.name = name
         self._model = SentenceTransformer(str(fetch_model(name)), device=None)
 
     def encode(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
@@ -70,7 +72,24 @@ def build_database(items: Sequence[Item], embedder: Embedder, items_path: Path, 
     with writing(index_path):
         temporary.write_bytes(faiss.serialize_index(index).tobytes())
         os.replace(temporary, index_path)
+    write_json(_facts_path(index_path), _facts(items, embedder))
     return ItemDatabase(items, index, embedder)
+
+
+def is_current(items: Sequence[Item], embedder: Embedder, items_path: Path, index_path: Path) -> bool:
+    """Whether the files hold exactly these items, embedded by this model."""
+    facts = _facts_path(index_path)
+    if not all(path.is_file() for path in (items_path, index_path, facts)):
+        return False
+    return json.loads(facts.read_text()) == _facts(items, embedder) and load_jsonl(items_path, Item) == list(items)
+
+
+def _facts_path(index_path: Path) -> Path:
+    return index_path.with_name(index_path.name + ".json")
+
+
+def _facts(items: Sequence[Item], embedder: Embedder) -> dict:
+    return {"embedder": embedder.name, "num_items": len(items), "items_digest": digest([item.model_dump() for item in items])}
 
 
 def load_database(items_path: Path, index_path: Path, embedder: Embedder) -> ItemDatabase:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from ..core.matching import mentions_title, normalise
-from ..core.schema import Confirmation, Item, Message, Policy, Task
+from ..core.matching import hide_title, mentions_title, normalise
+from ..core.schema import Confirmation, Item, Message, Persona, Policy, Task
 from ..llm.client import ChatClient, Meter
 from .agents.base import NOUNS
 from .confirmation import Confirmer
@@ -16,9 +16,11 @@ MESSAGE_TOKENS = 70
 ATTEMPT_HEAT = (0.0, 0.5, 0.9)  # added to the temperature after a message that failed a check
 
 _GENERAL_CATEGORIES = {"books", "video games", "restaurants", "shopping"}
+_BYLINE = re.compile(r"(By [^()]{1,80} \(\d{4}\)|By [^.()]{1,60}|In [^.()]{1,40})\. ")  # as the readers write it
 _ASSISTANT_TALK = re.compile(
     r"\b(how (can|may) i (help|assist)|(i|i'd|i would) (recommend|suggest)|may i (suggest|recommend)|happy to (help|assist)"
-    r"|(can|may) i help you|glad i could (help|assist)|(can't|cannot|can not) (help|assist) (you|with)|let me (recommend|suggest|find)|here (is|are) (a|some|my) (recommendation|suggestion)"
+    r"|(can|may) i help you|glad i could (help|assist)|(can't|cannot|can not) (help|assist) (you|with)"
+    r"|let me (recommend|suggest|find)|here (is|are) (a|some|my) (recommendation|suggestion)"
     r"|as an ai|language model|the (assistant|customer)('s)?\b)",
     re.IGNORECASE,
 )
@@ -47,15 +49,11 @@ def target_wishes(item: Item) -> list[str]:
     would give a book away at once. The title is blanked out wherever it stands.
     """
     general = [category for category in item.categories if category.lower() not in _GENERAL_CATEGORIES]
-    sentences = [s.strip() for s in re.split(r"(?<=[.!?])\s+", item.description) if s.strip()]
-    byline = [s for s in sentences if re.match(r"(By|In) ", s) and len(s.split()) < 12][:1]
-    rest = [s for s in sentences if s not in byline]
+    match = _BYLINE.match(item.description)
+    byline = [match.group().strip()] if match else []
+    body = item.description[match.end() :] if match else item.description
+    rest = [s.strip() for s in re.split(r"(?<=[.!?])\s+", body) if s.strip()]
     return [hide_title(text, item.title) for text in [" / ".join(general[:2]) or "anything good", *rest, *byline]]
-
-
-def hide_title(text: str, title: str) -> str:
-    """The text with the title replaced by "it" wherever it stands as a whole."""
-    return re.sub(re.escape(title), "it", text, flags=re.IGNORECASE)
 
 
 class Simulator:
@@ -82,6 +80,8 @@ class Simulator:
         self.named_at: int | None = None  # number of user messages when the agent first named the target
         self._voice = make_voice(confirmer.mode, client, meter)
         self._wishes = target_wishes(task.target)
+        hidden = {name: hide_title(text, task.target.title) for name, text in task.persona.model_dump().items()}
+        self._persona = Persona(**hidden)
         self._satisfactions: list[int | None] = []
 
     async def open(self) -> UserTurn:
@@ -121,8 +121,10 @@ class Simulator:
         turn, told = self._num_messages(), len(self._wishes)
         hint = self._wishes[turn if turn < told else 1 + (turn - told) % max(1, told - 1)] if told > 1 else self._wishes[0]
         return Situation(
-            persona=self.task.persona, noun=NOUNS[self.task.domain], wishes=" ".join(self._wishes), hint=hint, history=self.history,
-            title=None if self.named_at is None else self.task.target.title, turns_since_named=turn - (turn if self.named_at is None else self.named_at),
+            persona=self._persona, noun=NOUNS[self.task.domain], wishes=" ".join(self._wishes), hint=hint,
+            history=self.history,
+            title=None if self.named_at is None else self.task.target.title,
+            turns_since_named=turn - (turn if self.named_at is None else self.named_at),
             satisfactions=tuple(self._satisfactions),
         )  # fmt: skip
 

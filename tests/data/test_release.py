@@ -92,7 +92,8 @@ def test_a_log_without_footer_or_last_rule_is_whole(tmp_path, ending):
 @pytest.mark.parametrize("line", [
     RULE, "=" * 80, "User 9  Item 0:", "Total rounds: 1", "Correct recommendation: False", "rec_rewards: [1]", "Recall: True",
     "assistant: I am still speaking.", "User: a capital is no role", "user:", "Average user tokens across users: 1.00",
-    f"{RULE}\n\n\nUser 9  Item 0:\nis what the log says", f"{FIELDS.format(rounds=1)}\n{RULE}\n", "Total correct recommendations: 0/7", "\u2028user: x",
+    f"{RULE}\n\n\nUser 9  Item 0:\nis what the log says", f"{FIELDS.format(rounds=1)}\n{RULE}\n", "Total correct recommendations: 0/7",
+    "\u2028user: x",
 ])  # fmt: skip
 @pytest.mark.parametrize("place", ["2. Small\n", "Read Emma.\n"])
 def test_text_that_looks_like_a_rule_or_a_field_stays_text(tmp_path, line, place):

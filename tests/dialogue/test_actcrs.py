@@ -134,7 +134,6 @@ def test_after_a_system_error_the_agent_sees_what_the_user_saw(study, make_agent
     assert received(study)[-1][-2] == {"role": "assistant", "content": f"Response[{SYSTEM_ERROR}]"}
 
 
-@pytest.mark.xfail(strict=True, reason="defect: the agent's history shows a search without an observation")
 def test_after_a_search_too_many_the_agent_sees_what_the_user_saw(study, make_agent):
     agent = make_agent(*["Search[harbour]"] * 3, "Ask[Alone?]", max_consecutive_searches=0)
     study.run(agent.reply("Hm."))

@@ -35,7 +35,7 @@ def test_a_database_that_was_written_is_read_back_alike(database, tmp_path):
     again = load_database(*files(tmp_path), FakeEmbedder())
     assert again.items == ITEMS
     assert [i.item_id for i in again.search("moons", 6)] == [i.item_id for i in database.search("moons", 6)]
-    assert sorted(path.name for path in (tmp_path / "game").iterdir()) == ["items.faiss", "items.jsonl"]
+    assert sorted(path.name for path in (tmp_path / "game").iterdir()) == ["items.faiss", "items.faiss.json", "items.jsonl"]
 
 
 def test_items_and_index_that_do_not_belong_together_name_both_counts_and_notebook_01(database, tmp_path):

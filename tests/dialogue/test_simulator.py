@@ -80,7 +80,6 @@ def test_no_wish_of_a_builtin_item_holds_its_title(domain):
     assert [item.title for item in load(domain)[0].values() if any(mentions_title(wish, item.title) for wish in target_wishes(item))] == []
 
 
-@pytest.mark.xfail(strict=True, reason="defect: an initial ends a sentence, so 'Le Guin (1969).' is the first thing told (56 books)")
 def test_author_and_year_of_a_builtin_book_are_told_last():
     early = []
     for item in load("book")[0].values():
@@ -93,13 +92,12 @@ def test_author_and_year_of_a_builtin_book_are_told_last():
 
 @pytest.mark.parametrize(
     ("title", "text", "expected"),
-    [("Emma", "Emma meddles, and EMMA errs.", "it meddles, and it errs."), ("It (1)", "It (1) is odd.", "it is odd."), ("Emma", "x", "x")],
+    [("Emma", "Emma meddles, and EMMA errs.", "it meddles, and it errs."), ("It (1)", "It (1) is odd.", "it (1) is odd."), ("Emma", "x", "x")],
 )
 def test_a_title_is_hidden(title, text, expected):
     assert hide_title(text, title) == expected
 
 
-@pytest.mark.xfail(strict=True, reason="defect: hide_title tests for substrings, leaks are found word by word")
 @pytest.mark.parametrize(
     ("title", "text"),
     [("Emma", "A dilemma."), ("Emma (Kindle Edition)", "Emma meddles."), ("Pride & Prejudice", "Pride and Prejudice."), ("Café", "Cafe.")],
@@ -137,7 +135,6 @@ def test_the_title_is_in_no_prompt_before_the_agent_names_it(study, make_simulat
     assert not any(mentions_title(text, TITLE) for text in shown)
 
 
-@pytest.mark.xfail(strict=True, reason="defect: a persona inferred from a review of the target may quote its title; it is shown as it is")
 @both_modes
 def test_a_title_in_the_persona_is_in_no_prompt(study, make_simulator, mode):
     persona = PERSONA.model_copy(update={"interests": f"Loves {TITLE}.", "language": f"Writes as in {TITLE}."})

@@ -73,8 +73,9 @@ class ActCRS(Agent):
                 seen, max_tokens=ACTION_TOKENS, temperature=self.temperature + heat, stop=["\nUser:", "\nObservation:"], meter=self.meter
             )
             action = parse_action(answer.text)
-            if action.type != "invalid" and (allow_search or action.type != "search"):
+            usable = action.type != "invalid" and (allow_search or action.type != "search")
+            if usable:
                 break
-        written = Action(type="response", argument=SYSTEM_ERROR) if action.type == "invalid" else action
+        written = action if usable else Action(type="response", argument=SYSTEM_ERROR)  # what the user will read
         self.messages.append({"role": "assistant", "content": render_action(written)})
         return Step(messages=seen, output=answer.text, action=action, attempts=attempts)
