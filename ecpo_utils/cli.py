@@ -136,7 +136,7 @@ def _metrics(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(metrics_json(metrics)))
         return
-    unscored = f"{metrics.num_unscored_replies} of {metrics.num_replies} replies unscored"
+    unscored = f"unscored {metrics.num_unscored_replies} of {metrics.num_replies} replies"
     print(f"{options.path}: n {metrics.n}, failed {metrics.n_failed}, {unscored}")
     for name in ("success_rate", "recall", "mean_turns", "mean_confirmation"):
         rate = getattr(metrics, name)

@@ -130,7 +130,7 @@ def test_need_returns_a_path_that_is_there(tmp_path):
 
 
 def test_need_says_which_notebook_makes_it(tmp_path):
-    with pytest.raises(ArtifactError, match=r"items.jsonl is missing; run notebooks/01_environment.ipynb .*ecpo run --profile PROFILE --only 01\)"):
+    with pytest.raises(ArtifactError, match=r"items.jsonl is missing; run notebooks/01_environment.ipynb .*PROFILE --only 01\)"):
         need(tmp_path / "items.jsonl", "01_environment")
     with pytest.raises(ArtifactError, match="is missing"):
         need(tmp_path, "01_environment")  # a folder is no file

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, Optional
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import ParamsError
 from .schema import Domain
@@ -28,14 +28,14 @@ class Endpoint(BaseModel):
         usd_per_million_prompt_tokens: Price, 0 for own hardware; likewise for completion tokens.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     provider: Literal["embedded", "vllm", "openai"]
     model: str
     adapter: Optional[str] = None
     base_url: Optional[str] = None
     base_url_env: str = "OPENAI_BASE_URL"
-    api_key_env: str = "OPENAI_API_KEY"
+    api_key_env: str = Field("OPENAI_API_KEY", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
     max_concurrency: int = Field(4, ge=1)
     timeout_s: float = Field(300.0, gt=0)
     max_retries: int = Field(5, ge=0)
@@ -46,7 +46,7 @@ class Endpoint(BaseModel):
 class Params(BaseModel):
     """All parameters of one end-to-end run. Notebooks declare the ones they use under the same names."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     profile: str
     seed: int
@@ -81,7 +81,15 @@ class Params(BaseModel):
     agent_temperature: float = Field(ge=0, le=2)
     simulator_mode: Literal["narrow", "full"]
     dialogues_in_flight: int = Field(ge=1)
-    num_separation_pairs: int = Field(ge=0)
+    num_separation_pairs: int = Field(ge=0, le=40)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Params:
+        if len(set(self.domains)) < len(self.domains):
+            raise ValueError(f"domains {self.domains} names one twice")
+        if self.data_source == "release" and not self.release_dir:
+            raise ValueError("data_source is release: set release_dir to the folder that holds the release's task/")
+        return self
 
 
 def _explain(error: ValidationError, where: str) -> ParamsError:
@@ -94,6 +102,10 @@ def _explain(error: ValidationError, where: str) -> ParamsError:
         return ParamsError(f"{where}: unknown parameter '{key}'{hint}")
     if first["type"] == "missing":
         return ParamsError(f"{where}: parameter '{key}' is missing; copy it from params/quick.yaml")
+    if first["loc"][-1:] == ("api_key_env",):  # somebody may have put the key itself there: do not show it
+        return ParamsError(f"{where}: parameter '{key}' must be the name of an environment variable, never a key")
+    if not key:  # a check over several parameters, whose message names them
+        return ParamsError(f"{where}: {first['msg']}")
     return ParamsError(f"{where}: parameter '{key}' is {first['input']!r}: {first['msg']}")
 
 
@@ -108,7 +120,7 @@ def build_params(values: dict, where: str) -> Params:
         ParamsError: If one is unknown, missing, mistyped or out of range; names it.
     """
     try:
-        return Params.model_validate(values, strict=False)
+        return Params.model_validate(values)
     except ValidationError as error:
         raise _explain(error, where) from None
 

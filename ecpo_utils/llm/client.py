@@ -295,7 +295,8 @@ class ChatClient:
             hint = f"; is it running? {client.max_retries} retries"
             fatal = fatal or type(error.__cause__).__name__ == "ConnectError"  # nothing listens
         text = " ".join(str(error).split()).replace(self._key, "***")[:300]
-        return EndpointError(f"{self._name()}: {text}{hint}", fatal=fatal or isinstance(error, _FATAL))
+        spent = getattr(error, "code", None) == "insufficient_quota"
+        return EndpointError(f"{self._name()}: {text}{hint}", fatal=fatal or spent or isinstance(error, _FATAL))
 
 
 def _completion(answer: ChatCompletion, seconds: float) -> Completion:

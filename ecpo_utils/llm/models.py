@@ -211,6 +211,9 @@ def _is_verified(model: Model, folder: Path) -> bool:
         ModelError: If a file of the user's own is not the one the registry names.
     """
     files = model.files or _hub_files(folder)
+    if not files and folder not in (model.folder, _hub_cache_folder(model)) and any(folder.glob("*.safetensors")):
+        logger.warning("%s: the registry knows no hashes of %s, taken as it is", folder, model.name)
+        return (folder / "config.json").is_file()
     if not files or not all((folder / f).is_file() for f in files):
         return False
     stamp = _stamp(folder)
