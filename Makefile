@@ -2,6 +2,7 @@
 # make test        set up, run the tests
 PROFILE ?= quick
 PYTHON ?= python3
+REQUIREMENTS := $(if $(filter gpu paper,$(PROFILE)),requirements-gpu.txt,requirements.txt)
 BIN := .venv/bin
 
 .PHONY: reproduce test report setup clean
@@ -20,11 +21,11 @@ report: setup
 
 setup: .venv/.installed
 
-.venv/.installed: requirements.txt pyproject.toml
+.venv/.installed: $(REQUIREMENTS) requirements.txt pyproject.toml
 	@echo "== setting up .venv (first time: a few minutes, about 2 GB)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; set PYTHON=")'
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(REQUIREMENTS)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 	@echo "== .venv is ready"

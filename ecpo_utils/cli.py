@@ -144,12 +144,17 @@ def _metrics(options: argparse.Namespace) -> None:
 
 
 def _diversity(options: argparse.Namespace) -> None:
+    from .core.errors import SchemaError
     from .data.release import load_persona_texts
     from .evaluate.diversity import diversity_json, summarize_diversity
 
-    rows = {
-        str(path): diversity_json(summarize_diversity(load_persona_texts(path), options.sample, options.seed)) for path in options.paths
-    }
+    rows = {}
+    for path in options.paths:
+        texts = load_persona_texts(path)
+        try:
+            rows[str(path)] = diversity_json(summarize_diversity(texts, options.sample, options.seed))
+        except SchemaError as error:
+            raise SchemaError(f"{path}: {error}") from None
     if options.json:
         print(json.dumps(rows))
         return

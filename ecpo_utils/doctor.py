@@ -6,6 +6,8 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import psutil
 
@@ -16,7 +18,7 @@ from .llm.models import load_registry, locate_model
 from .llm.servers import list_servers
 
 ROLES = ("persona", "simulator", "expert", "cra", "rewriter", "judge")
-NEEDED_GB = {"embedded": 6, "vllm": 24}
+NEEDED_GB = {"embedded": 6, "vllm": 12}
 
 
 def gpus() -> list[str]:
@@ -94,7 +96,7 @@ def _endpoint_lacks(endpoint: Endpoint) -> list[str]:
         return [f"an entry '{endpoint.model}' in params/models.yaml"]
     if endpoint.provider == "vllm":
         lacks += [] if gpus() else ["a GPU"]
-        lacks += [] if shutil.which("vllm") else ["vLLM (pip install -r requirements-gpu.txt)"]
+        lacks += [] if Path(sys.executable).with_name("vllm").is_file() else ["vLLM (pip install -r requirements-gpu.txt)"]
     if psutil.virtual_memory().total / 2**30 < NEEDED_GB[endpoint.provider]:
         lacks.append(f"{NEEDED_GB[endpoint.provider]} GiB of memory")
     if locate_model(endpoint.model) is None and not _can_fetch(endpoint.model):

@@ -134,9 +134,9 @@ def _snakemake(paths: RunPaths, names: Sequence[str], domain: str, say: Callable
             lock.flush()
             _follow(process, paths, domain, say)
         finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)  # all that is finished is on disk; kernels and servers end by themselves
-                process.wait(30)
+            with contextlib.suppress(ProcessLookupError):  # all that is finished is on disk; servers end by themselves
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait(30)
     return process.returncode
 
 

@@ -10,7 +10,7 @@ import platform
 import random
 import subprocess
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from .core.concurrency import map_bounded
 from .core.errors import ArtifactError
 from .core.params import Params, build_params, load_params_file
 from .core.paths import RunPaths, repository_root
-from .core.schema import Domain, Item, PersonaRecord, Review, Role, Task, Trajectory
+from .core.schema import Domain, Item, PersonaRecord, Role, Task, Trajectory
 from .data.builtin import load_builtin
 from .data.personas import infer_persona, random_personas, sample_users
 from .data.release import load_release_tasks
@@ -48,7 +48,23 @@ class Run:
     params: Params
     paths: RunPaths
     given: frozenset[str] = frozenset()
+    changed: tuple[str, ...] = ()  # parameters that differ from the profile's file
     started: float = field(default_factory=time.time)
+
+    @property
+    def label(self) -> str:
+        """How tables and figures call this run: the profile, and what was changed."""
+        return f"{self.params.profile}, changed: {', '.join(self.changed)}" if self.changed else self.params.profile
+
+    def need(self, path: Path, notebook: str) -> Path:
+        """The file, or that of the profile's own run; otherwise an ArtifactError that says which notebook makes it."""
+        found = next((each for each in (path, self.paths.fallback(path)) if each.is_file()), None)
+        if found is None:
+            raise ArtifactError(
+                f"{path} is missing; run notebooks/{notebook}.ipynb with the same profile first "
+                f"(or: ecpo run --profile {self.params.profile} --only {notebook[:2]})"
+            )
+        return found
 
     @property
     def domains(self) -> list[Domain]:
@@ -59,7 +75,7 @@ class Run:
         """Chat clients of some roles, with the servers they need, cached in the run's response cache."""
         with contextlib.closing(ResponseCache(self.paths.responses)) as cache:
             endpoints = {role: getattr(self.params, role) for role in roles}
-            async with open_clients(endpoints, cache=cache, calls_log=self.paths.calls) as clients:
+            async with open_clients(endpoints, cache=cache, calls_log=self.paths.calls, seed=self.params.seed) as clients:
                 yield clients
 
     def provenance(self, **facts: object) -> dict:
@@ -92,7 +108,8 @@ def open_run(notebook: str, namespace: dict) -> Run:
     """Validate a notebook's parameters and open its run. Call it as `open_run("03_simulation", globals())`.
 
     Parameters are the plain values among the notebook's names, those that papermill injected included;
-    what the notebook does not declare comes from the profile's params file.
+    what the notebook does not declare comes from the profile's params file. A run whose parameters differ from
+    that file lives in a folder of its own, `runs/PROFILE.DIGEST`, so that it cannot pass for the profile's run.
 
     Raises:
         ParamsError: If a parameter is unknown, missing, mistyped or out of range.
@@ -112,8 +129,14 @@ def open_run(notebook: str, namespace: dict) -> Run:
     profile = given.get("profile", "quick")
     defaults = load_params_file(root / "params" / f"{profile}.yaml")
     params = build_params({**defaults, **given}, f"notebook {notebook}, profile {profile}")
+    standard = build_params(defaults, f"params/{profile}.yaml")
+    usual = standard.model_dump()
+    changed = {name: value for name, value in params.model_dump().items() if name != "domains" and value != usual[name]}
+    scope = "all" if params.domains == standard.domains else "-".join(params.domains)
+    if changed:
+        logger.warning("parameters differ from params/%s.yaml: %s", profile, ", ".join(f"{k}={v!r}" for k, v in changed.items()))
     random.seed(params.seed)
-    run = Run(notebook, params, RunPaths(root, params.profile), frozenset(given))
+    run = Run(notebook, params, RunPaths(root, profile, digest(changed, 8) if changed else "", scope), frozenset(given), tuple(changed))
     with writing(run.paths.run):
         run.paths.run.mkdir(parents=True, exist_ok=True)
     return run
@@ -139,16 +162,6 @@ def _version(name: str) -> str:
         return "not installed"
 
 
-def need(path: Path, notebook: str) -> Path:
-    """The path if it is there; otherwise an ArtifactError that says which notebook makes it."""
-    if not path.is_file():
-        raise ArtifactError(
-            f"{path} is missing; run notebooks/{notebook}.ipynb with the same profile first "
-            f"(or: ecpo run --profile PROFILE --only {notebook[:2]})"
-        )
-    return path
-
-
 def prepare_items(run: Run) -> dict[Domain, ItemDatabase]:
     """Write each domain's `items.jsonl` and `items.faiss`; reuses them where the items are the same."""
     embedder = Embedder(run.params.embedder)
@@ -167,7 +180,10 @@ def open_databases(run: Run) -> dict[Domain, ItemDatabase]:
     """The item databases that notebook 01 wrote."""
     embedder = Embedder(run.params.embedder)
     return {
-        domain: load_database(need(run.paths.items(domain), "01_environment"), run.paths.index(domain), embedder) for domain in run.domains
+        domain: load_database(
+            run.need(run.paths.items(domain), "01_environment"), run.need(run.paths.index(domain), "01_environment"), embedder
+        )
+        for domain in run.domains
     }
 
 
@@ -187,37 +203,42 @@ def _released(run: Run, domain: Domain, split: str) -> list[Task]:
 async def prepare_personas(run: Run) -> dict[Domain, list[PersonaRecord]]:
     """Infer the personas of `num_personas` sampled users per domain; write `personas.jsonl` and the random baseline.
 
-    Answers that were paid for before come from the response cache.
+    Answers that were paid for before come from the response cache. With the released tasks, whose personas
+    are given, none is inferred.
     """
     found = {}
-    async with run.clients("persona") as clients:
+    async with contextlib.AsyncExitStack() as stack:
+        if run.params.data_source == "builtin":
+            client = (await stack.enter_async_context(run.clients("persona")))["persona"]
         for domain in run.domains:
-            items, reviews = load_builtin(domain)
-            users = sample_users(
-                reviews,
-                num_users=run.params.num_personas,
-                min_liked=MIN_LIKED,
-                min_rating=run.params.min_target_rating,
-                seed=run.params.seed,
-            )
-            found[domain] = await _infer_all(clients["persona"], run, domain, users, reviews, items)
+            if run.params.data_source == "release":
+                given = {task.user_id: task.persona for task in _released(run, domain, "test")}
+                found[domain] = [PersonaRecord(user_id=user, persona=persona, source="release") for user, persona in given.items()]
+            else:
+                found[domain] = await _infer_all(client, run, domain)
             write_jsonl(run.paths.personas(domain), found[domain])
-            write_jsonl(run.paths.personas(domain, "random"), random_personas(len(users), seed=run.params.seed))
+            write_jsonl(run.paths.personas(domain, "random"), random_personas(len(found[domain]), seed=run.params.seed))
     return found
 
 
-async def _infer_all(
-    client: ChatClient, run: Run, domain: Domain, users: Sequence[str], reviews: Sequence[Review], items: dict[str, Item]
-) -> list[PersonaRecord]:
+async def _infer_all(client: ChatClient, run: Run, domain: Domain) -> list[PersonaRecord]:
+    params = run.params
+    items, reviews = load_builtin(domain)
+    users = sample_users(reviews, num_users=params.num_personas, min_liked=MIN_LIKED, min_rating=params.min_target_rating, seed=params.seed)
+    if len(users) < params.num_personas:
+        logger.warning("%s: num_personas is %d, the data have %d such users; all are taken", domain, params.num_personas, len(users))
+
     async def infer(user: str) -> PersonaRecord:
-        return await infer_persona(client, user, reviews, items, max_reviews=run.params.max_reviews_per_persona, noun=NOUNS[domain])
+        return await infer_persona(client, user, reviews, items, max_reviews=params.max_reviews_per_persona, noun=NOUNS[domain])
 
     return await map_bounded(infer, users, limit=client.endpoint.max_concurrency, description=f"{domain} personas", unit="persona")
 
 
 def load_persona_records(run: Run, source: str = "ailo") -> dict[Domain, list[PersonaRecord]]:
     """The persona records of a source, "ailo" or "random", that notebook 02 wrote."""
-    return {domain: load_jsonl(need(run.paths.personas(domain, source), "02_persona_diversity"), PersonaRecord) for domain in run.domains}
+    return {
+        domain: load_jsonl(run.need(run.paths.personas(domain, source), "02_persona_diversity"), PersonaRecord) for domain in run.domains
+    }
 
 
 def prepare_tasks(run: Run) -> dict[Domain, dict[str, list[Task]]]:
@@ -232,7 +253,7 @@ def prepare_tasks(run: Run) -> dict[Domain, dict[str, list[Task]]]:
             train = [task for task in train if task.target.item_id not in held_out]
         else:
             items, reviews = load_builtin(domain)
-            personas = load_jsonl(need(run.paths.personas(domain), "02_persona_diversity"), PersonaRecord)
+            personas = load_jsonl(run.need(run.paths.personas(domain), "02_persona_diversity"), PersonaRecord)
             tasks = build_tasks(domain, personas, reviews, items, min_rating=params.min_target_rating)
             train, test = split_tasks(tasks, split=params.split, test_share=params.test_share, seed=params.seed)
         prepared[domain] = sample_splits(
@@ -267,7 +288,7 @@ async def simulate(
     played: dict[Domain, dict[str, list[Trajectory]]] = {}
     async with run.clients("simulator", *dict.fromkeys(systems.values())) as clients:
         for domain in run.domains:
-            tasks = load_jsonl(need(run.paths.tasks(domain, split), "02_persona_diversity"), Task)
+            tasks = load_jsonl(run.need(run.paths.tasks(domain, split), "02_persona_diversity"), Task)
             played[domain] = {}
             for name, role in systems.items():
                 extra = {"max_consecutive_searches": run.params.max_consecutive_searches, **options}

@@ -8,8 +8,6 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from .errors import EcpoError
-
 A = TypeVar("A")
 B = TypeVar("B")
 
@@ -21,7 +19,7 @@ async def map_bounded(function: Callable[[A], Awaitable[B]], values: Sequence[A]
     units in flight as the server has slots, each keeps its slot, and the prefix is read only once.
 
     Raises:
-        EcpoError: The first one that `function` raises; the other units are cancelled.
+        Exception: The first one that `function` raises, itself and in no group; the other units are cancelled.
     """
     slots = asyncio.Semaphore(limit)
     results: list[B | None] = [None] * len(values)
@@ -36,6 +34,6 @@ async def map_bounded(function: Callable[[A], Awaitable[B]], values: Sequence[A]
             async with asyncio.TaskGroup() as group:
                 for index, value in enumerate(values):
                     group.create_task(one(index, value))
-        except* EcpoError as errors:
-            raise errors.exceptions[0] from None
+        except* Exception as errors:
+            raise errors.exceptions[0] from errors.exceptions[0].__cause__
     return results

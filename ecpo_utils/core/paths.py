@@ -31,10 +31,20 @@ class RunPaths:
 
     root: Path
     profile: str
+    variant: str = ""  # digest of parameters that differ from the profile's file; such a run has a folder of its own
+    scope: str = "all"  # one domain, or "all" of the profile
 
     @property
     def run(self) -> Path:
-        return self.root / "runs" / self.profile
+        return self.root / "runs" / (f"{self.profile}.{self.variant}" if self.variant else self.profile)
+
+    def fallback(self, path: Path) -> Path:
+        """The same file of the profile's own run: what a variant reads of stages that it did not run itself."""
+        return self.root / "runs" / self.profile / path.relative_to(self.run)
+
+    @property
+    def _suffix(self) -> str:
+        return "" if self.scope == "all" else f".{self.scope}"
 
     @property
     def responses(self) -> Path:
@@ -66,10 +76,10 @@ class RunPaths:
 
     def figure(self, name: str) -> Path:
         """Stem of a figure or table; the writer adds .png, .pdf, .csv and .json."""
-        return self.run / "figures" / name
+        return self.run / "figures" / f"{name}{self._suffix}"
 
     def manifest(self, notebook: str) -> Path:
-        return self.run / "manifests" / f"{notebook}.json"
+        return self.run / "manifests" / f"{notebook}{self._suffix}.json"
 
     def executed(self, notebook: str, scope: str = "all") -> Path:
         suffix = "" if scope == "all" else f".{scope}"

@@ -21,7 +21,7 @@ RECAGENT_GRID = {
 }
 
 ACTIVITY_TYPES = {"quick": "Efficiency-seeking", "curious": "Exploration-oriented", "careful": "Detail-oriented"}
-ANSWER_TOKENS = 48
+ANSWER_TOKENS = 40
 
 
 def sample_users(reviews: Sequence[Review], *, num_users: int, min_liked: int, min_rating: float, seed: int) -> list[str]:
@@ -65,8 +65,8 @@ async def infer_persona(
     for name in ("interests", "orientations", "language", "activities"):
         answer = await client.complete(ask(name), max_tokens=ANSWER_TOKENS, stop=["\n"])
         answers[name] = tidy_sentence(answer.text)
-    weights = await client.choose(ask("activity_type"), list(ACTIVITY_TYPES))
-    kind = ACTIVITY_TYPES[max(weights, key=weights.get)]
+    word = (await client.complete(ask("activity_type"), max_tokens=4)).text.lower()
+    kind = next((kind for name, kind in ACTIVITY_TYPES.items() if name in word), ACTIVITY_TYPES["curious"])
     persona = Persona(**{**answers, "activities": f"{kind}. {answers['activities']}"})
     return PersonaRecord(user_id=user_id, persona=persona, review_ids=[review.review_id for review in own])
 

@@ -9,7 +9,7 @@ from typing import Literal
 from ..core.artifacts import iter_json_lines, load_jsonl, parse_record
 from ..core.errors import SchemaError
 from ..core.schema import Domain, PersonaRecord, Task
-from .amazon import parse_price as parseparse_price
+from .amazon import parse_price
 from .release_log import HEADER, RULE, LogDialogue, load_release_log, read_lines
 
 __all__ = [
@@ -84,7 +84,7 @@ def _task(row: dict, number: int, domain: Domain, where: str) -> Task:
         "title": name,
         "categories": item.get("Categories") or [],
         "description": item.get("Description") or "",
-        "price": parseparse_price(item.get("Price")),
+        "price": parse_price(item.get("Price")),
     }
     task = {"task_id": f"{domain}/{number - 1}", "domain": domain, "user_id": str(_need(row, "UserID", where)), "target": target}
     return parse_record(Task, task | {"persona": _task_persona(_need(row, "Persona", where), where)}, where)

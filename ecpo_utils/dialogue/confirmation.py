@@ -57,9 +57,7 @@ class Confirmer:
         self.embedder = embedder
         self.mode = mode
 
-    async def confirm(
-        self, *, wishes: str, noun: str, history: list[Message], named: bool, meter: Meter | None = None
-    ) -> Confirmation:
+    async def confirm(self, *, wishes: str, noun: str, history: list[Message], named: bool, meter: Meter | None = None) -> Confirmation:
         """Score the last reply of `history`; one that cannot be scored keeps the error, never a 0.
 
         Args:
@@ -75,9 +73,7 @@ class Confirmer:
         evidence = await self.gather(wishes=wishes, noun=noun, history=history, named=named, meter=meter)
         return await self._from_evidence(evidence, context, meter)
 
-    async def gather(
-        self, *, wishes: str, noun: str, history: list[Message], named: bool, meter: Meter | None = None
-    ) -> dict[str, float]:
+    async def gather(self, *, wishes: str, noun: str, history: list[Message], named: bool, meter: Meter | None = None) -> dict[str, float]:
         """What is known about the last reply: three log-odds of "yes", three cosines, whether it names the target."""
         context, evidence = _context(wishes, noun, history), {}
         for name in MAXIMA:

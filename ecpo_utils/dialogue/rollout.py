@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..core import matching, schema
 from ..core.artifacts import append_jsonl, digest, load_resumable, write_jsonl
 from ..core.concurrency import map_bounded
 from ..core.errors import EndpointError, ParseError
@@ -43,7 +44,8 @@ class System:
 
 def dialogue_config(system: System, simulator: ChatClient, params: Params, database: ItemDatabase) -> str:
     """Digest of what decides a dialogue besides its task; rows of another digest are played anew."""
-    sources = {path.name: path.read_text() for path in [*sorted(Path(__file__).parent.rglob("*.py")), WEIGHTS]}
+    rules = [Path(module.__file__) for module in (matching, schema)]  # they decide leaks, success and what a row holds
+    sources = {path.name: path.read_text() for path in [*sorted(Path(__file__).parent.rglob("*.py")), WEIGHTS, *rules]}
     settings = params.model_dump(
         include={
             "seed",
@@ -55,7 +57,7 @@ def dialogue_config(system: System, simulator: ChatClient, params: Params, datab
             "simulator_mode",
         }
     )
-    items = [item.model_dump() for item in database.items]
+    items = [database.embedder.name, [item.model_dump() for item in database.items]]
     return digest(
         [system.framework, system.options, system.client.identity, simulator.identity, settings, items, prompts_digest(), sources]
     )

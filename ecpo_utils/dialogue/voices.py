@@ -107,6 +107,7 @@ class NarrowVoice:
     def __init__(self, client: ChatClient, meter: Meter):
         self.client = client
         self.meter = meter
+        self._move = ""  # what the agent's last message did: "ask", "suggest" or "other"
 
     async def choose_policy(self, situation: Situation) -> PolicyChoice:
         """The model says what the agent did; when to leave follows from the activity type."""
@@ -118,14 +119,14 @@ class NarrowVoice:
             {"role": "user", "content": situation.history[-1]["content"]},
         ]
         weights = await self.client.choose(messages, ["ask", "suggest", "other"], meter=self.meter)
-        word = max(weights, key=weights.get)
+        self._move = word = max(weights, key=weights.get)
         policy = "respond_to_clarification" if word == "ask" else "provide_feedback_on_recommendation"
         return PolicyChoice(reason=f"{word} ({weights[word]:.2f})", policy=policy)
 
     def prompt(self, policy: Policy, situation: Situation) -> list[Message]:
         """Manner of writing, the agent's last message, and a note of what to say."""
         heard = situation.history[-1]["content"] if situation.history else GREETING
-        values = {"language": situation.persona.language, "reply": heard, "note": _note(policy, situation)}
+        values = {"language": situation.persona.language, "reply": heard, "note": _note(policy, situation, self._move)}
         return [
             {"role": "system", "content": load_prompt("narrow_message_system")},
             *load_examples("narrow_message_examples"),
@@ -148,7 +149,7 @@ def _reason_to_leave(situation: Situation) -> str:
     return ""
 
 
-def _note(policy: Policy, situation: Situation) -> str:
+def _note(policy: Policy, situation: Situation, move: str) -> str:
     """What to say, in a few plain words."""
     words = situation.hint.rstrip(".").split()
     wish = " ".join(words[:HINT_WORDS])
@@ -161,7 +162,7 @@ def _note(policy: Policy, situation: Situation) -> str:
         return f"yes, {situation.title} is exactly it; {rest}"
     if policy == "respond_to_clarification":
         return f"answer; what I want: {wish}."
-    return f"no, not that one; what I want: {wish}."
+    return f"{'no, not that one' if move == 'suggest' else 'that did not help'}; what I want: {wish}."
 
 
 def make_voice(mode: Literal["narrow", "full"], client: ChatClient, meter: Meter) -> FullVoice | NarrowVoice:

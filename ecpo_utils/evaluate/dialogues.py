@@ -60,7 +60,8 @@ def simulator_conduct(played: Played) -> pd.DataFrame:
                     "n": len(trajectories),
                     "leak": share("leak"),
                     "role reversal": share("role_reversal"),
-                    "parrot": share("parrot"), "empty": share("empty"),
+                    "parrot": share("parrot"),
+                    "empty": share("empty"),
                     "failed": sum(row.status == "failed" for row in trajectories) / max(1, len(trajectories)),
                     "ended by user": sum(row.status == "ended_by_user" for row in trajectories) / max(1, len(trajectories)),
                     "retries per message": sum(turn.user_retries for row in trajectories for turn in row.turns)

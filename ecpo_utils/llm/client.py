@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T", bound=BaseModel)
 
 OPENAI_URL = "https://api.openai.com/v1"
+MAX_CONTEXT_TOKENS = 8192  # per slot of a server of our own: a dialogue of five turns with its searches
+
 _FATAL = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
 
 
@@ -80,6 +82,8 @@ class ChatClient:
         identity: What stands for the endpoint in cache keys (model hash or URL).
         cache: Shared answers.
         calls_log: `calls.jsonl`, one line per call.
+        limit: Shared by clients of the same endpoint.
+        seed: Of every request; the sample's index is added.
     """
 
     def __init__(
@@ -93,8 +97,10 @@ class ChatClient:
         cache: ResponseCache,
         calls_log: Path,
         limit: asyncio.Semaphore | None = None,
+        seed: int = 0,
     ):
         self.role = role
+        self._seed = seed
         self.endpoint = endpoint
         self.identity = identity
         self._model = Path(endpoint.adapter).name if endpoint.adapter else endpoint.model
@@ -120,7 +126,6 @@ class ChatClient:
         max_tokens: int,
         temperature: float = 0.0,
         stop: Sequence[str] = (),
-        seed: int = 0,
         sample: int = 0,
         top_logprobs: int = 0,
         schema: dict | None = None,
@@ -144,7 +149,7 @@ class ChatClient:
             "messages": list(messages),
             "max_tokens": max_tokens,
             "temperature": temperature,
-            "seed": seed,
+            "seed": self._seed,
             "stop": list(stop),
             "top_logprobs": top_logprobs,
             "schema": schema,
@@ -339,7 +344,9 @@ def _weights_identity(endpoint: Endpoint) -> str:
 
 
 @contextlib.asynccontextmanager
-async def open_clients(endpoints: dict[str, Endpoint], *, cache: ResponseCache, calls_log: Path) -> AsyncIterator[dict[str, ChatClient]]:
+async def open_clients(
+    endpoints: dict[str, Endpoint], *, cache: ResponseCache, calls_log: Path, seed: int = 0
+) -> AsyncIterator[dict[str, ChatClient]]:
     """A client for each role, with the servers they need; roles on the same endpoint share server and limit.
 
     Raises:
@@ -354,14 +361,16 @@ async def open_clients(endpoints: dict[str, Endpoint], *, cache: ResponseCache, 
                 base_url, key = _credentials(endpoint)
                 identity = f"{base_url or 'openai'} {endpoint.model}"
             else:
-                spec = ServerSpec(endpoint.provider, endpoint.model, slots=endpoint.max_concurrency, adapter=endpoint.adapter)
+                context = min(find_model(endpoint.model).context_tokens, MAX_CONTEXT_TOKENS)
+                spec = ServerSpec(endpoint.provider, endpoint.model, endpoint.max_concurrency, context, endpoint.adapter)
                 identity = _weights_identity(endpoint)
                 server = await asyncio.to_thread(stack.enter_context, serving(spec))
                 base_url, key = server.base_url, server.api_key
             limit = limits.setdefault(identity, asyncio.Semaphore(endpoint.max_concurrency))
             clients[role] = ChatClient(
-                role, endpoint, base_url=base_url, api_key=key, identity=identity, cache=cache, calls_log=calls_log, limit=limit
-            )
+                role, endpoint, base_url=base_url, api_key=key, identity=identity, cache=cache, calls_log=calls_log, limit=limit,
+                seed=seed,
+            )  # fmt: skip
             stack.push_async_callback(clients[role].close)
             if endpoint.provider == "openai":
                 await clients[role].check()

@@ -66,7 +66,7 @@ def _die_with_parent() -> None:
 def _start_vllm(options: dict, port: int, key: str) -> subprocess.Popen:
     """`vllm serve` on loopback. vLLM documentation: OpenAI-compatible server, LoRA adapters."""
     command = [
-        "vllm",
+        str(Path(sys.executable).with_name("vllm")),
         "serve",
         options["weights"],
         "--served-model-name",

@@ -92,7 +92,8 @@ def test_author_and_year_of_a_builtin_book_are_told_last():
 
 @pytest.mark.parametrize(
     ("title", "text", "expected"),
-    [("Emma", "Emma meddles, and EMMA errs.", "it meddles, and it errs."), ("It (1)", "It (1) is odd.", "it (1) is odd."), ("Emma", "x", "x")],
+    [("Emma", "Emma meddles, and EMMA errs.", "it meddles, and it errs."), ("It (1)", "It (1) is odd.", "it (1) is odd."),
+     ("Emma", "x", "x")],
 )
 def test_a_title_is_hidden(title, text, expected):
     assert hide_title(text, title) == expected

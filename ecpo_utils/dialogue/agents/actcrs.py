@@ -35,7 +35,7 @@ class ActCRS(Agent):
 
     def __init__(self, *args: object, few_shot: bool = True, max_consecutive_searches: int = 3, **options: object):
         super().__init__(*args, **options)
-        system = render("actcrs_system", noun=NOUNS[self.domain])
+        system = render("actcrs_system", noun=NOUNS[self.domain], top_k=self.top_k)
         if few_shot:
             system += "\n\n" + load_prompt(f"actcrs_example_{self.domain}")
         self.max_consecutive_searches = max_consecutive_searches
