@@ -16,10 +16,11 @@ from ecpo_utils import stages
 from ecpo_utils.core.artifacts import load_jsonl
 from ecpo_utils.core.errors import ArtifactError, EndpointError, ParamsError
 from ecpo_utils.core.params import Endpoint, load_profile
+from ecpo_utils.core.paths import RunPaths
 from ecpo_utils.core.schema import Task, Trajectory
 from ecpo_utils.data.release import load_release_tasks
 from ecpo_utils.dialogue.retrieval import build_database
-from ecpo_utils.stages import need, open_run
+from ecpo_utils.stages import Run, open_run
 
 ROOT = Path(__file__).parents[1]
 RELEASE = ROOT.parent / "shared" / "ecpo_release"
@@ -123,17 +124,34 @@ def test_the_setup_cell_can_be_run_again_in_the_same_kernel(checkout, path):
 # what is missing
 
 
-def test_need_returns_a_path_that_is_there(tmp_path):
-    path = tmp_path / "items.jsonl"
-    path.write_text("")
-    assert need(path, "01_environment") == path
+@pytest.fixture
+def variant(study):
+    """A run whose parameters differ from its profile's file."""
+    return Run("03_simulation", SimpleNamespace(profile="quick"), RunPaths(study, "quick", "abcd1234"))
 
 
-def test_need_says_which_notebook_makes_it(tmp_path):
-    with pytest.raises(ArtifactError, match=r"items.jsonl is missing; run notebooks/01_environment.ipynb .*PROFILE --only 01\)"):
-        need(tmp_path / "items.jsonl", "01_environment")
-    with pytest.raises(ArtifactError, match="is missing"):
-        need(tmp_path, "01_environment")  # a folder is no file
+def test_a_variant_reads_what_the_profile_made_until_it_has_its_own(variant):
+    own = variant.paths.items("book")
+    shared = variant.paths.fallback(own)
+    assert (own.parts[-3], shared.parts[-3]) == ("quick.abcd1234", "quick")
+    shared.parent.mkdir(parents=True)
+    shared.write_text("{}")
+    assert variant.need(own, "01_environment") == shared
+    own.parent.mkdir(parents=True)
+    own.write_text("{}")
+    assert variant.need(own, "01_environment") == own
+
+
+def test_a_missing_input_names_the_notebook_that_makes_it(variant):
+    with pytest.raises(ArtifactError, match=r"items.jsonl is missing; run notebooks/01_environment.ipynb .*--profile quick --only 01\)"):
+        variant.need(variant.paths.items("book"), "01_environment")
+
+
+def test_a_changed_parameter_has_a_folder_of_its_own_and_a_restricted_domain_its_own_figures(study):
+    plain, changed = open_run("03_simulation", {"profile": "quick"}), open_run("03_simulation", {"profile": "quick", "max_turns": 4})
+    assert plain.paths.run.name == "quick" and changed.paths.run.name.startswith("quick.") and changed.label == "quick, changed: max_turns"
+    one = open_run("03_simulation", {"profile": "quick", "domains": ["game"]})
+    assert one.paths.run == plain.paths.run and one.paths.figure("x") != plain.paths.figure("x")
 
 
 @pytest.fixture

@@ -21,7 +21,9 @@ _ASSISTANT_TALK = re.compile(
     r"\b(how (can|may) i (help|assist)|(i|i'd|i would) (recommend|suggest)|may i (suggest|recommend)|happy to (help|assist)"
     r"|(can|may) i help you|glad i could (help|assist)|(can't|cannot|can not) (help|assist) (you|with)"
     r"|let me (recommend|suggest|find)|here (is|are) (a|some|my) (recommendation|suggestion)"
-    r"|as an ai|language model|the assistant('s)?\b|as the customer)",
+    r"|as an ai|language model|the assistant('s)?\b|as the customer"
+    r"|i (didn't|did not) (catch|receive|hear|understand|get) (that|your|you|it)|could you (please )?(rephrase|provide more|clarify)"
+    r"|what (you're|you are) looking for)",
     re.IGNORECASE,
 )
 

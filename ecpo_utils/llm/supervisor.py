@@ -23,7 +23,7 @@ from pathlib import Path
 from .servers import flock
 
 IDLE_S = 5.0  # without a lease, before the server goes: long enough for the next notebook to take over
-PROMPT_CACHE_MB = 1024
+PROMPT_CACHE_MB = 512
 SMALL_MODEL_BYTES = 300_000_000
 
 
