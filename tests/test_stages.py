@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -125,9 +126,9 @@ def test_the_setup_cell_can_be_run_again_in_the_same_kernel(checkout, path):
 
 
 @pytest.fixture
-def variant(study):
+def variant(tmp_path):
     """A run whose parameters differ from its profile's file."""
-    return Run("03_simulation", SimpleNamespace(profile="quick"), RunPaths(study, "quick", "abcd1234"))
+    return Run("03_simulation", SimpleNamespace(profile="quick"), RunPaths(tmp_path, "quick", "abcd1234"))
 
 
 def test_a_variant_reads_what_the_profile_made_until_it_has_its_own(variant):
@@ -147,7 +148,7 @@ def test_a_missing_input_names_the_notebook_that_makes_it(variant):
         variant.need(variant.paths.items("book"), "01_environment")
 
 
-def test_a_changed_parameter_has_a_folder_of_its_own_and_a_restricted_domain_its_own_figures(study):
+def test_a_changed_parameter_has_a_folder_of_its_own_and_a_restricted_domain_its_own_figures(checkout):
     plain, changed = open_run("03_simulation", {"profile": "quick"}), open_run("03_simulation", {"profile": "quick", "max_turns": 4})
     assert plain.paths.run.name == "quick" and changed.paths.run.name.startswith("quick.") and changed.label == "quick, changed: max_turns"
     one = open_run("03_simulation", {"profile": "quick", "domains": ["game"]})
@@ -179,7 +180,7 @@ def test_stages_name_the_notebook_that_must_run_first(run):
         stages.prepare_tasks(run)
     stages.prepare_items(run)
     run.paths.index("game").unlink()
-    with pytest.raises(ArtifactError, match="items.faiss.*run notebook 01"):
+    with pytest.raises(ArtifactError, match="items.faiss.*run notebooks/01"):
         stages.open_databases(run)
 
 

@@ -25,14 +25,12 @@ from ..core.params import Endpoint
 from ..core.schema import Message, Usage
 from .cache import ResponseCache
 from .models import find_model
-from .servers import ServerSpec, serving
+from .servers import MAX_CONTEXT_TOKENS, ServerSpec, serving
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T", bound=BaseModel)
 
 OPENAI_URL = "https://api.openai.com/v1"
-MAX_CONTEXT_TOKENS = 8192  # per slot of a server of our own: a dialogue of five turns with its searches
-
 _FATAL = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
 
 

@@ -26,6 +26,7 @@ from .models import fetch_model, find_model
 
 logger = logging.getLogger(__name__)
 
+MAX_CONTEXT_TOKENS = 8192  # per slot: a dialogue of five turns with its searches
 START_TIMEOUT_S = {"embedded": 120.0, "vllm": 1200.0}
 
 
@@ -44,7 +45,7 @@ class ServerSpec:
     engine: str
     model: str
     slots: int = 4
-    context_tokens: int = 4096
+    context_tokens: int = MAX_CONTEXT_TOKENS
     adapter: str | None = None
 
     @property

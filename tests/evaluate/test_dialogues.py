@@ -62,7 +62,7 @@ def test_conduct_by_hand(whole):
     table = simulator_conduct({"game": {"actcrs_expert": [whole, leak, reversal, broken]}})
     row = table.iloc[0].to_dict()
     assert row | {"retries per message": None} == {
-        "domain": "game", "system": "actcrs_expert", "n": 4, "leak": 0.25, "role reversal": 0.25, "parrot": 0.25,
+        "domain": "game", "system": "actcrs_expert", "n": 4, "leak": 0.25, "role reversal": 0.25, "parrot": 0.25, "empty": 0.0,
         "failed": 0.25, "ended by user": 0.25, "retries per message": None, "answers": 1, "feedback": 2, "closings": 1,
     }  # fmt: skip
     assert row["retries per message"] == pytest.approx(3 / 7)

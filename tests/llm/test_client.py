@@ -45,11 +45,11 @@ def cache(tmp_path):
 def make_client(stub_endpoint, cache, tmp_path):
     """Clients of the stub; keywords are the endpoint's."""
 
-    def make(role="judge", *, key=KEY, identity="stub m", limit=None, **fields):
+    def make(role="judge", *, key=KEY, identity="stub m", limit=None, seed=0, **fields):
         fields = {"provider": "openai", "model": "m", "base_url": stub_endpoint.base_url, "max_retries": 2, "timeout_s": 5.0, **fields}
         endpoint = Endpoint(**fields)
         return ChatClient(role, endpoint, base_url=endpoint.base_url, api_key=key, identity=identity, cache=cache,
-                          calls_log=tmp_path / "calls.jsonl", limit=limit)  # fmt: skip
+                          calls_log=tmp_path / "calls.jsonl", limit=limit, seed=seed)  # fmt: skip
 
     return make
 
@@ -76,7 +76,7 @@ def rows(tmp_path):
 
 def test_request_carries_the_sampling_fields_and_answer_comes_back(ask, stub_endpoint, make_client):
     stub_endpoint.script(Reply("fine", logprobs=[{"fine": -0.1, "bad": -2.0}]))
-    answer = ask(make_client(), temperature=0.5, stop=["\n"], seed=3, sample=2, top_logprobs=2, schema={"type": "object"})
+    answer = ask(make_client(seed=3), temperature=0.5, stop=["\n"], sample=2, top_logprobs=2, schema={"type": "object"})
     sent = stub_endpoint.chats[0].body
     assert sent["model"] == "m" and sent["messages"] == HELLO and sent["max_tokens"] == 5
     assert sent["temperature"] == 0.5 and sent["stop"] == ["\n"] and sent["seed"] == 5
@@ -130,14 +130,15 @@ def test_role_limits_and_prices_do_not_change_the_entry(ask, stub_endpoint, make
 def test_every_sampling_field_has_its_own_entry(ask, stub_endpoint, make_client):
     client = make_client()
     variants = [
-        {}, {"max_tokens": 6}, {"temperature": 0.1}, {"seed": 1}, {"sample": 1}, {"sample": 2}, {"stop": ["a"]}, {"stop": ["b"]},
+        {}, {"max_tokens": 6}, {"temperature": 0.1}, {"sample": 1}, {"sample": 2}, {"stop": ["a"]}, {"stop": ["b"]},
         {"top_logprobs": 1}, {"schema": {"type": "object"}}, {"schema": {"type": "array"}}, {"messages": [*HELLO, *HELLO]},
         {"messages": [{"role": "system", "content": "hello"}]},
     ]  # fmt: skip
     for options in variants:
         assert not ask(client, **options).cached
     assert not ask(make_client(identity="another"), **variants[0]).cached
-    assert len(stub_endpoint.chats) == len(variants) + 1
+    assert not ask(make_client(seed=1), **variants[0]).cached
+    assert len(stub_endpoint.chats) == len(variants) + 2
     assert all(ask(client, **options).cached for options in variants)
 
 
