@@ -129,9 +129,10 @@ def _snakemake(paths: RunPaths, names: Sequence[str], domain: str, say: Callable
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )  # fmt: skip
         try:
-            lock.truncate(0)
-            lock.write(f"{os.getpid()} {process.pid}\n")
-            lock.flush()
+            with writing(paths.run / ".lock"):
+                lock.truncate(0)
+                lock.write(f"{os.getpid()} {process.pid}\n")
+                lock.flush()
             _follow(process, paths, domain, say)
         finally:
             with contextlib.suppress(ProcessLookupError):  # all that is finished is on disk; servers end by themselves
@@ -171,6 +172,14 @@ def last_line(path: Path) -> str:
     return next((line for line in reversed(lines) if line and "Executing" not in line and not line.startswith("Ending Cell")), "")
 
 
+def _cells(copy: Path) -> list[nbformat.NotebookNode]:
+    """Cells of an executed copy; none where a full disk or a kill cut the file short."""
+    try:
+        return nbformat.read(copy, as_version=4).cells
+    except nbformat.reader.NotJSONError:
+        return []
+
+
 def explain_failure(paths: RunPaths, domain: str, code: int) -> StudyError:
     """What a user needs to know of a failed run: notebook, cell, error, executed copy, log."""
     snakemake_log = paths.run / "logs" / "snakemake.log"
@@ -178,7 +187,7 @@ def explain_failure(paths: RunPaths, domain: str, code: int) -> StudyError:
         copy = paths.running(name, domain)
         if not copy.is_file():
             continue
-        for number, cell in enumerate(nbformat.read(copy, as_version=4).cells, 1):
+        for number, cell in enumerate(_cells(copy), 1):
             errors = [out for out in cell.get("outputs", []) if out.output_type == "error"]
             if errors:
                 first = cell.source.strip().splitlines()[0][:80]

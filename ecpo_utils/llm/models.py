@@ -156,7 +156,8 @@ def fetch_model(name: str) -> Path:
             except ModelError as error:
                 tried.append(str(error))
             except (OSError, ArtifactError) as error:
-                raise ModelError(f"cannot store {name} under {cache_root()}: {error}; needs {model.size_mb} MB free") from None
+                needed = f"needs {3 * model.size_mb} MB free while it is put together"
+                raise ModelError(f"cannot store {name} under {cache_root()}: {error}; {needed}") from None
     raise ModelError(
         f"no source has {name} ({'; '.join(tried)}). With weights of your own, put the files in a folder "
         f"NAME={name} and set ECPO_MODELS to its parent"
