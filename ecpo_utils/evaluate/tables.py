@@ -21,7 +21,10 @@ def simulation_metrics(played: Played) -> dict[tuple[Domain, str], DialogueMetri
 
 
 def _columns(name: str, rate: Rate | None) -> dict[str, float | None]:
-    return {name: rate.value, f"{name}_low": rate.low, f"{name}_high": rate.high} if rate else {name: None}
+    """A value with its interval and the number of dialogues that it rests on."""
+    if rate is None:
+        return {name: None}
+    return {name: rate.value, f"{name}_low": rate.low, f"{name}_high": rate.high, f"{name}_n": rate.n}
 
 
 def simulation_table(played: Played, profile: str) -> pd.DataFrame:
@@ -29,7 +32,7 @@ def simulation_table(played: Played, profile: str) -> pd.DataFrame:
     paper, rows = paper_results()["table1_actcrs"], []
     for (domain, name), metrics in simulation_metrics(played).items():
         published = paper.get(name, {}).get(domain, {})
-        agent = [metrics.calls[role].value for role in ("expert", "cra") if role in metrics.calls]
+        agent = next((metrics.calls[role] for role in ("expert", "cra") if role in metrics.calls), None)
         rows.append(
             {
                 "domain": domain,
@@ -44,9 +47,11 @@ def simulation_table(played: Played, profile: str) -> pd.DataFrame:
                 "paper_R": published.get("R"),
                 **_columns("mean_turns", metrics.mean_turns),
                 **_columns("mean_confirmation", metrics.mean_confirmation),
-                "system_error_share": metrics.system_error_share.value,
-                "agent_calls": agent[0] if agent else None,
-                "simulator_calls": metrics.calls["simulator"].value if "simulator" in metrics.calls else None,
+                "replies": metrics.num_replies,
+                "unscored_replies": metrics.num_unscored_replies,
+                **_columns("system_error_share", metrics.system_error_share),
+                **_columns("agent_calls", agent),
+                **_columns("simulator_calls", metrics.calls.get("simulator")),
                 "tokens": sum(rate.value or 0 for rate in metrics.tokens.values()),
             }
         )
