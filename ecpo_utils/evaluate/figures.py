@@ -65,7 +65,7 @@ def plot_simulation(table: pd.DataFrame) -> Figure:
                 axis.text(place, -0.045, f"n={n:.0f}", ha="center", va="top", fontsize=7)
         axis.set(title=title, ylim=(0, 1), xticks=range(len(domains)), xticklabels=domains)
         axis.tick_params(axis="x", pad=12, length=0)
-    axes[1].legend(fontsize=8, frameon=False, loc="upper right")
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, frameon=False, loc="outside upper center", ncols=len(systems) + 1)
     _mark(figure, table["profile"].iloc[0])
     return figure
 
