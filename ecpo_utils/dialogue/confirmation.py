@@ -71,7 +71,7 @@ class Confirmer:
         if self.mode == "full":
             return await self._in_words(context, meter)
         evidence = await self.gather(wishes=wishes, noun=noun, history=history, named=named, meter=meter)
-        return await self._from_evidence(evidence, context, meter)
+        return await self._from_evidence(evidence, context, history, meter)
 
     async def gather(self, *, wishes: str, noun: str, history: list[Message], named: bool, meter: Meter | None = None) -> dict[str, float]:
         """What is known about the last reply: three log-odds of "yes", three cosines, whether it names the target."""
@@ -81,16 +81,18 @@ class Confirmer:
             evidence[f"asked_{name}"] = math.log(answer["yes"] / answer["no"])
         return evidence | reply_similarities(self.embedder, wishes, history) | {"names_target": float(named)}
 
-    async def _from_evidence(self, evidence: dict[str, float], context: str, meter: Meter | None) -> Confirmation:
+    async def _from_evidence(self, evidence: dict[str, float], context: str, history: list[Message], meter: Meter | None) -> Confirmation:
+        """Scores by the fitted weights; the model words the reasons for coherence and guidance."""
         probabilities = {name: faultless_probability(name, evidence) for name in MAXIMA}
         scores = {name: score_probability(name, value) for name, value in probabilities.items()}
         reasons = dict.fromkeys(MAXIMA, "")
-        for name, score in scores.items():
-            if score < MAXIMA[name]:
-                why = await self.client.complete(
-                    _messages(context, load_prompt(f"confirm_reason_{name}")), max_tokens=REASON_TOKENS, stop=["\n"], meter=meter
-                )
-                reasons[name] = tidy_reason(why.text)
+        for name in (name for name, score in scores.items() if score < MAXIMA[name]):
+            if name == "flexibility":  # what was missed is known word for word; a small model quotes the assistant instead
+                reasons[name] = render("confirm_reason_flexibility", said=history[-2]["content"])
+                continue
+            question = load_prompt(f"confirm_reason_{name}")
+            why = await self.client.complete(_messages(context, question), max_tokens=REASON_TOKENS, stop=["\n"], meter=meter)
+            reasons[name] = tidy_reason(why.text)
         return Confirmation(**scores, reasons=reasons, probabilities=probabilities, evidence={k: round(v, 4) for k, v in evidence.items()})
 
     async def _in_words(self, context: str, meter: Meter | None) -> Confirmation:

@@ -23,7 +23,12 @@ _ASSISTANT_TALK = re.compile(
     r"|let me (recommend|suggest|find)|here (is|are) (a|some|my) (recommendation|suggestion)"
     r"|as an ai|language model|the assistant('s)?\b|as the customer"
     r"|i (didn't|did not) (catch|receive|hear|understand|get) (that|your|you|it)|could you (please )?(rephrase|provide more|clarify)"
-    r"|what (you're|you are) looking for)",
+    r"|what (you're|you are) looking for"
+    r"|(sure|certainly|absolutely|of course)[,!.]? i (can|could|will)|i (can|could) help you"
+    r"|what did you want|what (kind|sort|type) of \w+ (are|do|would) you|do you have any (other |more |further )?questions"
+    r"|let me know if|(anything|something) else (you|i can)|(should|shall) i (look|search|find)|does (that|this|it|either) sound (right|good)"
+    r"|would you like (me|to)|i('m| am) glad you (like|enjoy|found))"
+    r"|(^|[.!?]\s+)enjoy (it|the|your)\b",
     re.IGNORECASE,
 )
 

@@ -92,8 +92,11 @@ def test_author_and_year_of_a_builtin_book_are_told_last():
 
 @pytest.mark.parametrize(
     ("title", "text", "expected"),
-    [("Emma", "Emma meddles, and EMMA errs.", "it meddles, and it errs."), ("It (1)", "It (1) is odd.", "it (1) is odd."),
-     ("Emma", "x", "x")],
+    [
+        ("Emma", "Emma meddles, and EMMA errs.", "it meddles, and it errs."),
+        ("It (1)", "It (1) is odd.", "it (1) is odd."),
+        ("Emma", "x", "x"),
+    ],
 )
 def test_a_title_is_hidden(title, text, expected):
     assert hide_title(text, title) == expected
@@ -266,6 +269,13 @@ def test_a_title_that_the_agent_has_named_is_no_leak(study, make_simulator, mode
         "Happy to help!",
         "Let me find you one.",
         "As an AI, no.",
+        "Sure, I can look.",
+        "np, what did you want?",
+        "Sure! Enjoy the game! Have a great day.",
+        "Nice story. Do you have any other questions?",
+        "Should I look for something else?",
+        "What kind of book are you after?",
+        "I'm glad you liked it.",
     ],
 )
 def test_speaking_for_the_assistant_is_written_again(study, make_simulator, message):
@@ -274,7 +284,16 @@ def test_speaking_for_the_assistant_is_written_again(study, make_simulator, mess
     assert opening(study, make_simulator, message, temperature=0.2)[0].faults == ("role_reversal",)
 
 
-@pytest.mark.parametrize("message", ["Can you recommend a racing game?", "My sister suggested a puzzle.", "I need help choosing."])
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Can you recommend a racing game?",
+        "My sister suggested a puzzle.",
+        "I need help choosing.",
+        "I would enjoy the quiet.",
+        "Would you say it is long?",
+    ],
+)
 def test_asking_as_a_customer_is_no_role_reversal(study, make_simulator, message):
     assert opening(study, make_simulator, message)[0].faults == ()
 
