@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -10,6 +10,7 @@ Domain = Literal["book", "game", "yelp"]
 Role = Literal["persona", "simulator", "expert", "cra", "rewriter", "judge"]
 Status = Literal["complete", "ended_by_user", "leak", "failed"]
 ActionType = Literal["search", "ask", "recommend", "response", "invalid"]
+Purpose = Literal["action", "thought", "profile", "strategy", "plan", "query", "reply"]
 Policy = Literal[
     "ask_recommendation",
     "respond_to_clarification",
@@ -94,13 +95,26 @@ class Retrieval(Record):
 
 
 class Step(Record):
-    """One call of the agent: the exact messages it saw, what it wrote, what that was read as."""
+    """One call of the agent: what for, the exact messages it saw, what it wrote, what that was read as.
 
+    Attributes:
+        action: What an "action" was read as. Steps of another purpose have none, save `invalid` where the
+            output could not be used.
+        retrieval: The search that this step asked for, or whose items its messages hold.
+        attempts: Calls of the endpoint until the output could be used; the last one stands.
+    """
+
+    purpose: Purpose = "action"
     messages: list[Message]
     output: str
-    action: Action
+    action: Action | None = None
     retrieval: Retrieval | None = None
     attempts: int = 1
+
+    @property
+    def is_unusable(self) -> bool:
+        """Whether even the last attempt could not be read."""
+        return self.action is not None and self.action.type == "invalid"
 
 
 class Confirmation(Record):
@@ -197,3 +211,27 @@ class PreferencePair(Record):
     reason: str
     task_id: str
     turn: int
+
+
+class Verdict(Record):
+    """One presentation of two dialogues on the same task to a judge. Paper: section B.5.
+
+    Attributes:
+        first: Name of the system whose win rate is asked for; `second` is what it is held against.
+        shown_first: Which of the two the judge read first; every pair is judged in both orders.
+        scores: Per dimension 1 where the first system's dialogue is better, -1 where the second's is, 0 for a tie.
+        probabilities: Per dimension the probability of the answer that prefers the first system's dialogue,
+            where it was read from answer tokens.
+        error: Why this presentation is unscored, None if it is scored.
+        config: Digest of everything that decides the verdict; rows of another config are not reused.
+    """
+
+    task_id: str
+    first: str
+    second: str
+    shown_first: Literal["first", "second"]
+    scores: dict[str, Literal[-1, 0, 1]] = {}
+    reasons: dict[str, str] = {}
+    probabilities: dict[str, Annotated[float, Field(ge=0, le=1)]] | None = None
+    error: str | None = None
+    config: str = ""

@@ -70,7 +70,10 @@ class Confirmer:
         context = _context(wishes, noun, history, named)
         if self.mode == "full":
             return await self._in_words(context, meter)
-        evidence = await self.gather(wishes=wishes, noun=noun, history=history, named=named, meter=meter)
+        try:
+            evidence = await self.gather(wishes=wishes, noun=noun, history=history, named=named, meter=meter)
+        except ParseError as error:
+            return Confirmation(error=str(error))
         return await self._from_evidence(evidence, context, history, meter)
 
     async def gather(self, *, wishes: str, noun: str, history: list[Message], named: bool, meter: Meter | None = None) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,19 +11,22 @@ from pathlib import Path
 from ..core import matching, schema
 from ..core.artifacts import append_jsonl, digest, load_resumable, write_jsonl
 from ..core.concurrency import map_bounded
-from ..core.errors import EndpointError, ParseError
+from ..core.errors import EndpointError, ParamsError, ParseError
 from ..core.params import Params
 from ..core.schema import Status, Task, Trajectory, Turn
+from ..llm import prompts
 from ..llm.client import ChatClient, Meter
-from ..llm.prompts import prompts_digest
-from .agents import FRAMEWORKS, Agent
+from .agents import Agent, acting, actions, base, find_framework
 from .confirmation import WEIGHTS, Confirmer
 from .retrieval import ItemDatabase
 from .simulator import Simulator
+from .simulators import make_simulator
 
 logger = logging.getLogger(__name__)
 
 MAX_FAILED_IN_A_ROW = 5
+SHARED = (matching, schema, base, acting, actions)  # with `dialogue/*.py`: what any agent's dialogue rests on
+SHARED_PROMPTS = ("simulator", "narrow", "ievalm", "confirm")
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,6 @@ class System:
 
 def dialogue_config(system: System, simulator: ChatClient, params: Params, database: ItemDatabase) -> str:
     """Digest of what decides a dialogue besides its task; rows of another digest are played anew."""
-    rules = [Path(module.__file__) for module in (matching, schema)]  # they decide leaks, success and what a row holds
-    sources = {path.name: path.read_text() for path in [*sorted(Path(__file__).parent.rglob("*.py")), WEIGHTS, *rules]}
     settings = params.model_dump(
         include={
             "seed",
@@ -54,20 +56,47 @@ def dialogue_config(system: System, simulator: ChatClient, params: Params, datab
             "max_consecutive_searches",
             "simulator_temperature",
             "agent_temperature",
+            "user_simulator",
             "simulator_mode",
         }
     )
     items = [database.embedder.name, [item.model_dump() for item in database.items]]
-    return digest(
-        [system.framework, system.options, system.client.identity, simulator.identity, settings, items, prompts_digest(), sources]
-    )
+    framework = find_framework(system.framework)
+    facts = [system.framework, system.options, system.client.identity, simulator.identity, settings, items]
+    return digest([*facts, _sources(framework, system.framework)])
+
+
+def _sources(framework: type[Agent], key: str) -> list[tuple[str, str]]:
+    """Names and texts of the files that a dialogue of this framework rests on; other frameworks are not among them.
+
+    Its own files are those of its class and of the classes that it derives from, and the prompts that begin with their names.
+    """
+    family = [cls for cls in framework.__mro__ if issubclass(cls, Agent)]
+    code = [*Path(__file__).parent.glob("*.py"), *(Path(module.__file__) for module in SHARED), *map(_source_file, family), WEIGHTS]
+    beginnings = tuple(f"{name}_" for name in (*SHARED_PROMPTS, key, *(getattr(cls, "name", key) for cls in family)))
+    texts = [path for path in Path(prompts.__file__).parent.glob("*.txt") if path.name.startswith(beginnings)]
+    return sorted((path.name, path.read_text(encoding="utf-8")) for path in {*code, *texts})
+
+
+def _source_file(framework: type[Agent]) -> Path:
+    """The file of a class.
+
+    Raises:
+        ParamsError: If it is in none, as a class that was typed into a notebook.
+    """
+    try:
+        return Path(inspect.getsourcefile(framework))
+    except (TypeError, OSError):
+        raise ParamsError(
+            f"the framework {framework.__name__} is in no file; put it into one, so that its dialogues are played anew when it changes"
+        ) from None
 
 
 async def play_dialogue(turns: list[Turn], agent: Agent, simulator: Simulator, *, max_turns: int) -> Status:
     """One dialogue: the user speaks, the agent answers, the user confirms. Paper: section 2.1.
 
     Args:
-        turns: Filled as the dialogue goes, so that what was said before an error is kept.
+        turns: Filled as the dialogue goes, and each turn's steps too, so that what was said and done before an error is kept.
 
     Returns:
         "complete" after `max_turns`, "ended_by_user" after a closing message, "leak" if the user gave the
@@ -88,9 +117,8 @@ async def play_dialogue(turns: list[Turn], agent: Agent, simulator: Simulator, *
             return "leak"
         if user.policy == "end_conversation":
             return "ended_by_user"
-        answer = await agent.reply(user.message)
-        simulator.hear(answer.text)
-        turn.steps, turn.reply = answer.steps, answer.text
+        turn.reply = await agent.reply(user.message, turn.steps)
+        simulator.hear(turn.reply)
         turn.confirmation = await simulator.confirm()
     return "complete"
 
@@ -101,8 +129,9 @@ async def _trajectory(
     """A row whatever happens: a dialogue that fails keeps its turns and its error. Fatal errors go up."""
     meter = Meter()
     options = {"top_k": params.retriever_top_k, "temperature": params.agent_temperature, "meter": meter}
-    agent = FRAMEWORKS[system.framework](system.client, database, task.domain, **options, **system.options)
-    simulator = Simulator(
+    agent = find_framework(system.framework)(system.client, database, task.domain, **options, **system.options)
+    simulator = make_simulator(
+        params.user_simulator,
         simulator_client,
         task,
         temperature=params.simulator_temperature,

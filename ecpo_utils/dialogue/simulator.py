@@ -6,17 +6,16 @@ import re
 from dataclasses import dataclass
 
 from ..core.matching import hide_title, mentions_title, normalise
-from ..core.schema import Confirmation, Item, Message, Persona, Policy, Task
+from ..core.schema import Confirmation, Message, Persona, Policy, Task
 from ..llm.client import ChatClient, Meter
 from .agents.base import NOUNS
 from .confirmation import Confirmer
 from .voices import Situation, make_voice
+from .wishes import target_wishes
 
 MESSAGE_TOKENS = 70
 ATTEMPT_HEAT = (0.0, 0.5, 0.9)  # added to the temperature after a message that failed a check
 
-_GENERAL_CATEGORIES = {"books", "video games", "restaurants", "shopping"}
-_BYLINE = re.compile(r"(By [^()]{1,80} \(\d{4}\)|By [^.()]{1,60}|In [^.()]{1,40})\. ")  # as the readers write it
 _ASSISTANT_TALK = re.compile(
     r"\b(how (can|may) i (help|assist)|(i|i'd|i would) (recommend|suggest)|may i (suggest|recommend)|happy to (help|assist)"
     r"|(can|may) i help you|glad i could (help|assist)|(can't|cannot|can not) (help|assist) (you|with)"
@@ -26,8 +25,8 @@ _ASSISTANT_TALK = re.compile(
     r"|what (you're|you are) looking for"
     r"|(sure|certainly|absolutely|of course)[,!.]? i (can|could|will)|i (can|could) help you"
     r"|what did you want|what (kind|sort|type) of \w+ (are|do|would) you|do you have any (other |more |further )?questions"
-    r"|let me know if|(anything|something) else (you|i can)|(should|shall) i (look|search|find)|does (that|this|it|either) sound (right|good)"
-    r"|would you like (me|to)|i('m| am) glad you (like|enjoy|found))"
+    r"|let me know if|(anything|something) else (you|i can)|(should|shall) i (look|search|find)"
+    r"|does (that|this|it|either) sound (right|good)|would you like (me|to)|i('m| am) glad you (like|enjoy|found))"
     r"|(^|[.!?]\s+)enjoy (it|the|your)\b",
     re.IGNORECASE,
 )
@@ -47,20 +46,6 @@ class UserTurn:
     message: str
     retries: int
     faults: tuple[str, ...]
-
-
-def target_wishes(item: Item) -> list[str]:
-    """What can be told about the target without its name, from vague to telling.
-
-    Categories come first, then the sentences of the description, and last the byline ("By ...") that
-    would give a book away at once. The title is blanked out wherever it stands.
-    """
-    general = [category for category in item.categories if category.lower() not in _GENERAL_CATEGORIES]
-    match = _BYLINE.match(item.description)
-    byline = [match.group().strip()] if match else []
-    body = item.description[match.end() :] if match else item.description
-    rest = [s.strip() for s in re.split(r"(?<=[.!?])\s+", body) if s.strip()]
-    return [hide_title(text, item.title) for text in [" / ".join(general[:2]) or "anything good", *rest, *byline]]
 
 
 class Simulator:

@@ -4,21 +4,38 @@ from __future__ import annotations
 
 import pandas as pd
 
-from ..core.schema import Trajectory, Turn
+from ..core.schema import Action, Step, Trajectory, Turn
 from ..dialogue.agents.actions import render_action
 from .statistics import proportion
 from .tables import Played
+
+SHOWN_CHARACTERS = 160
+
+
+def _step_lines(row: Trajectory, step: Step) -> list[str]:
+    """What the user does not see: thoughts and plans, searches and whether they hit, answers that could not be used."""
+    lines = []
+    if step.is_unusable:
+        article = "an" if step.purpose == "action" else "a"
+        lines.append(f"not {article} {step.purpose}, after {step.attempts} attempts: {_short(step.output)!r}")
+    elif step.purpose not in ("action", "query", "reply"):
+        lines.append(f"{step.purpose}: {_short(step.output)}")
+    if step.retrieval:
+        hit = "target found" if row.target.item_id in step.retrieval.item_ids else "target not found"
+        search = render_action(Action(type="search", argument=_short(step.retrieval.query)))
+        lines.append(f"{search} -> {len(step.retrieval.item_ids)} items, {hit}")
+    return lines
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= SHOWN_CHARACTERS else line[:SHOWN_CHARACTERS] + " ..."
 
 
 def _turn_lines(row: Trajectory, turn: Turn) -> list[str]:
     marks = f" [still: {', '.join(turn.user_faults)}]" if turn.user_faults else ""
     lines = [f"USER   ({turn.policy}{marks}) {turn.user_message}"]
-    for step in turn.steps:
-        if step.retrieval:
-            hit = "target found" if row.target.item_id in step.retrieval.item_ids else "target not found"
-            lines.append(f"         {render_action(step.action)} -> {len(step.retrieval.item_ids)} items, {hit}")
-        elif step.action.type == "invalid":
-            lines.append(f"         not an action, after {step.attempts} attempts: {step.output[:100]!r}")
+    lines += [f"         {line}" for step in turn.steps for line in _step_lines(row, step)]
     if turn.reply is not None:
         lines.append(f"AGENT  {turn.reply}")
     if (ec := turn.confirmation) is not None:

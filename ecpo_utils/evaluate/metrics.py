@@ -96,7 +96,7 @@ def _mean_score(trajectory: Trajectory, name: str) -> float | None:
 
 
 def _is_system_error(turn: Turn) -> bool:
-    return turn.reply == SYSTEM_ERROR or bool(turn.steps) and turn.steps[-1].action.type == "invalid"
+    return turn.reply == SYSTEM_ERROR or bool(turn.steps) and turn.steps[-1].is_unusable
 
 
 def _tokens(trajectory: Trajectory, role: str) -> int:

@@ -135,10 +135,12 @@ def test_a_faultless_reply_asks_for_no_reason(study, confirm, even_weights):
     assert result.satisfaction == 5 and result.reason == "" and len(study.endpoint.chats) == 3
 
 
-def test_an_answer_that_is_neither_yes_nor_no_is_undecided(study, confirm, even_weights):
+def test_an_answer_that_is_neither_yes_nor_no_leaves_the_reply_unscored(study, confirm, even_weights):
     for name in MAXIMA:
         study.scripts[f"asked_{name}"] = lambda body: choice(maybe=1.0)
-    assert confirm(NARROW).probabilities == dict.fromkeys(MAXIMA, 0.5)
+    result = confirm(NARROW)
+    assert (result.satisfaction, result.probabilities) == (None, None)
+    assert "none of yes, no" in result.error
 
 
 def test_certain_answers_do_not_overflow(study, confirm):

@@ -1,6 +1,9 @@
 """Rollouts with scripted models: rows, failures, and how a run goes on after it was stopped."""
 
+import inspect
 import json
+import re
+from pathlib import Path
 
 import pytest
 from scripted_models import FULL, ITEMS, NARROW, PERSONA, ScriptedStudy, choice, confirmation_json, in_turn, make_task, policy_json
@@ -10,9 +13,12 @@ from ecpo_utils.core.artifacts import load_jsonl
 from ecpo_utils.core.errors import EndpointError, SchemaError
 from ecpo_utils.core.params import load_profile
 from ecpo_utils.core.paths import repository_root
-from ecpo_utils.core.schema import Trajectory
-from ecpo_utils.dialogue.rollout import MAX_FAILED_IN_A_ROW, System, rollout
+from ecpo_utils.core.schema import Step, Trajectory
+from ecpo_utils.dialogue import agents
+from ecpo_utils.dialogue.agents import FRAMEWORKS, ReAct
+from ecpo_utils.dialogue.rollout import MAX_FAILED_IN_A_ROW, SHARED, SHARED_PROMPTS, System, dialogue_config, rollout
 
+PROMPTS = repository_root() / "ecpo_utils" / "llm" / "prompts"
 TASKS = [make_task(item, f"u{number}") for number, item in enumerate(ITEMS[:3])]
 PARAMS = load_profile(repository_root() / "params" / "quick.yaml").model_copy(update={"max_turns": 3, "simulator_mode": FULL})
 
@@ -179,6 +185,15 @@ def test_a_failed_dialogue_is_a_row_with_its_error_and_its_turns_so_far(play, pa
     assert row.usage["expert"].calls == 1 and saved(path) == [row]
 
 
+def test_a_turn_whose_second_call_fails_keeps_its_first_step(play, path, study):
+    study.scripts["agent"] = in_turn("Search[foggy port town ships salt]", Reply("the model is full", status=400))
+    (row,) = play(TASKS[:1], retriever_top_k=1)
+    (turn,) = row.turns
+    assert (row.status, turn.reply, turn.confirmation) == ("failed", None, None)
+    assert [(step.output, step.retrieval.item_ids) for step in turn.steps] == [("Search[foggy port town ships salt]", ["g1"])]
+    assert saved(path) == [row]
+
+
 def test_a_confirmation_that_fails_keeps_the_reply(play, study):
     study.scripts["confirmation"] = in_turn(Reply("no", status=400))
     (row,) = play(TASKS[:1])
@@ -305,6 +320,64 @@ def test_a_changed_setting_plays_everything_anew(play, path, changes):
     assert saved(path) == after and {len(row.turns) for row in after} == {changes.get("max_turns", 3)}
 
 
+@pytest.fixture
+def config_after(study, database, monkeypatch):
+    """The digest of a framework's dialogues, as it were with another text in some files."""
+
+    def config(framework, *edited):
+        read = Path.read_text
+        monkeypatch.setattr(Path, "read_text", lambda path, **options: read(path, **options) + ("edited" if path.name in edited else ""))
+        found = dialogue_config(System("x", framework, study.client("expert"), {}), study.client("simulator"), PARAMS, database)
+        monkeypatch.setattr(Path, "read_text", read)
+        return found
+
+    return config
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_another_frameworks_code_and_prompts_do_not_decide_a_dialogue(config_after, framework):
+    others = set(FRAMEWORKS) - {framework} | {"template"}
+    prompts = [path.name for path in PROMPTS.glob("*.txt") if path.name.split("_")[0] in {*others, "persona"}]
+    assert len(prompts) > 10
+    assert config_after(framework, *prompts, *(f"{name}.py" for name in others)) == config_after(framework)
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_frameworks_own_code_and_prompts_decide_its_dialogues(config_after, framework):
+    prompt = next(path.name for path in PROMPTS.glob(f"{framework}_*.txt"))
+    own = [f"{framework}.py", prompt, "base.py", "actions.py", "acting.py", "simulator.py", "retrieval.py", "rollout.py",
+           "voices.py", "confirmation.py", "confirmation_weights.json", "matching.py", "schema.py", "simulator_system.txt",
+           "narrow_message.txt", "confirm_system.txt"]  # fmt: skip
+    found = {config_after(framework, name) for name in own} | {config_after(framework)}
+    assert len(found) == len(own) + 1
+
+
+def test_a_derived_framework_rests_on_the_one_it_derives_from(config_after, monkeypatch):
+    monkeypatch.setitem(FRAMEWORKS, "derived", type("Derived", (ReAct,), {"name": "derived", "__module__": __name__}))
+    for name in ("react.py", "react_system.txt", "test_rollout.py"):
+        assert config_after("derived", name) != config_after("derived")
+    assert config_after("derived", "macrs.py") == config_after("derived")
+
+
+def test_every_module_of_an_agent_is_shared_or_a_framework_of_its_own():
+    """What two frameworks share must be in their digests; none imports another save the one that it derives from."""
+    folder = Path(agents.__file__).parent
+    own = {Path(inspect.getsourcefile(framework)).name for framework in FRAMEWORKS.values()} | {"template.py"}
+    shared = {Path(module.__file__).name for module in SHARED if Path(module.__file__).parent == folder}
+    assert {path.name for path in folder.glob("*.py")} == own | shared | {"__init__.py"}
+    for name in own | shared:
+        taken = set(re.findall(r"^from \.(\w+) import", (folder / name).read_text(), re.MULTILINE))
+        assert {f"{module}.py" for module in taken} <= shared, name
+
+
+def test_agents_and_the_simulator_read_only_prompts_that_are_in_their_digests():
+    folder = Path(agents.__file__).parent
+    for path in [*folder.parent.glob("*.py"), *folder.glob("*.py")]:
+        names = re.findall(r"\b(?:load_prompt|load_examples|load_instructions|render)\(\s*f?\"([^\"]+)\"", path.read_text())
+        known = (*(f"{name}_" for name in SHARED_PROMPTS), *([f"{path.stem}_", "{self.name}_"] if path.parent == folder else []))
+        assert all(name.startswith(known) for name in names), (path.name, names)
+
+
 def test_settings_of_other_stages_keep_the_rows(play, fresh, study):
     before = play()
     study.endpoint.requests.clear()
@@ -337,3 +410,8 @@ def test_rows_hold_no_key_and_are_plain_json(play, path):
     for line in path.read_text().splitlines():
         row = json.loads(line)
         assert set(row) == set(Trajectory.model_fields)
+
+
+def test_steps_of_rows_from_before_they_had_a_purpose_are_read():
+    old = {"messages": [], "output": "Ask[x]", "action": {"type": "ask", "argument": "x"}, "retrieval": None, "attempts": 2}
+    assert (Step(**old).purpose, Step(**old).action.type, Step(**old).is_unusable) == ("action", "ask", False)

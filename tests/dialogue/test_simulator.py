@@ -7,11 +7,12 @@ import pytest
 from scripted_models import FULL, ITEMS, NARROW, PERSONA, FakeEmbedder, choice, in_turn, make_task, policy_json
 
 from ecpo_utils.core.errors import EndpointError, ParseError
-from ecpo_utils.core.matching import mentions_title
+from ecpo_utils.core.matching import hide_title, mentions_title
 from ecpo_utils.core.schema import Item
 from ecpo_utils.data.builtin import load_builtin
 from ecpo_utils.dialogue.confirmation import Confirmer
-from ecpo_utils.dialogue.simulator import ATTEMPT_HEAT, Simulator, hide_title, target_wishes, tidy_message
+from ecpo_utils.dialogue.simulator import ATTEMPT_HEAT, Simulator, tidy_message
+from ecpo_utils.dialogue.wishes import target_wishes
 from ecpo_utils.llm.client import Meter
 
 TITLE = ITEMS[0].title

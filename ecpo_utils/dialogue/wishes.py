@@ -1,0 +1,25 @@
+"""What a simulated user may say about the target: its description without its title, from vague to telling."""
+
+from __future__ import annotations
+
+import re
+
+from ..core.matching import hide_title
+from ..core.schema import Item
+
+_GENERAL_CATEGORIES = {"books", "video games", "restaurants", "shopping"}
+_BYLINE = re.compile(r"(By [^()]{1,80} \(\d{4}\)|By [^.()]{1,60}|In [^.()]{1,40})\. ")  # as the readers write it
+
+
+def target_wishes(item: Item) -> list[str]:
+    """What can be told about the target without its name, from vague to telling.
+
+    Categories come first, then the sentences of the description, and last the byline ("By ...") that
+    would give a book away at once. The title is blanked out wherever it stands.
+    """
+    general = [category for category in item.categories if category.lower() not in _GENERAL_CATEGORIES]
+    match = _BYLINE.match(item.description)
+    byline = [match.group().strip()] if match else []
+    body = item.description[match.end() :] if match else item.description
+    rest = [s.strip() for s in re.split(r"(?<=[.!?])\s+", body) if s.strip()]
+    return [hide_title(text, item.title) for text in [" / ".join(general[:2]) or "anything good", *rest, *byline]]
