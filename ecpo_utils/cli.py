@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
+import contextlib
 import json
 import logging
 import signal
@@ -17,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point. Returns 0, or 1 after an error that was printed as one line, or 130 after Ctrl-C."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # a polite kill cleans up like Ctrl-C
+    signal.signal(signal.SIGTERM, _stop)  # a polite kill cleans up like Ctrl-C, also where a script has Ctrl-C ignored
     try:
         return options.command(options) or 0
     except EcpoError as error:
@@ -28,6 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 1
+
+
+def _stop(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -51,12 +57,28 @@ def _parser() -> argparse.ArgumentParser:
     models.add_argument("action", choices=["list", "fetch", "where"])
     models.add_argument("name", nargs="?")
 
+    chat = add("chat", _chat, "talk with an agent; shows what it does and how a user with a hidden wish would score it")
+    chat.add_argument("--agent", required=True, metavar="NAME", help="a framework, e.g. actcrs")
+    chat.add_argument("--role", default="expert", help="the agent's backbone: expert or cra")
+    chat.add_argument("--profile", default="quick")
+    chat.add_argument("--domain", default="", help="one domain of the profile, its first by default")
+    chat.add_argument("--task", default="", metavar="ID", help="a task of notebook 02 whose target is the hidden one")
+
     add("doctor", _doctor, "tell what this machine has and what each profile lacks")
     add("serve", _serve, "serve an embedded model on loopback until Ctrl-C").add_argument("model")
 
     metrics = add("metrics", _metrics, "success rate, recall, turns and confirmation of trajectories or a released log")
     metrics.add_argument("path", type=Path)
     metrics.add_argument("--json", action="store_true")
+
+    judge = add("judge", _judge, "win rate of the dialogues of A against those of B on the same tasks, both orders of presentation")
+    judge.add_argument("first", type=Path, metavar="A", help="trajectories JSONL, or a dialogue .log in the released format")
+    judge.add_argument("second", type=Path, metavar="B")
+    judge.add_argument("--profile", default="quick", help="whose judge: model, mode and clipping")
+    judge.add_argument("--pairs", type=int, default=0, metavar="N", help="so many pairs, drawn by the profile's seed; 0 for all")
+    judge.add_argument("--cut", action="store_true", help="judge dialogues up to their first line break, as the release's script did")
+    judge.add_argument("--out", type=Path, help="also write the verdicts to this JSONL file")
+    judge.add_argument("--json", action="store_true")
 
     diversity = add("diversity", _diversity, "maximum ROUGE-L of each persona to the others, per file")
     diversity.add_argument("paths", type=Path, nargs="+", metavar="PATH")
@@ -123,6 +145,35 @@ def _serve(options: argparse.Namespace) -> None:
         signal.pause()
 
 
+def _chat(options: argparse.Namespace) -> int:
+    from .chat import open_chat
+    from .chat_terminal import Terminal
+
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401 (gives input() its line editing)
+    chat = open_chat(options.agent, profile=options.profile, domain=options.domain, role=options.role, task_id=options.task)
+    with asyncio.Runner() as runner:
+        stack = contextlib.AsyncExitStack()
+        try:
+            _status(f"opening {options.agent} ...")
+            session = runner.run(stack.enter_async_context(chat))
+            return Terminal(session, runner.run, read=_read_line, write=_write_line, status=_status).run()
+        finally:
+            runner.run(stack.aclose())
+
+
+def _read_line() -> str:
+    return input("you> " if sys.stdin.isatty() else "")
+
+
+def _write_line(line: str) -> None:
+    print(line, flush=True)
+
+
+def _status(text: str) -> None:
+    _say(f"\x1b[2K{text}\r")
+
+
 def _metrics(options: argparse.Namespace) -> None:
     from .core.artifacts import load_jsonl
     from .core.schema import Trajectory
@@ -141,6 +192,31 @@ def _metrics(options: argparse.Namespace) -> None:
     for name in ("success_rate", "recall", "mean_turns", "mean_confirmation"):
         rate = getattr(metrics, name)
         print(f"  {name:18} {rate.text() if rate else 'not told by this file'}")
+
+
+def _judge(options: argparse.Namespace) -> None:
+    from .core.artifacts import write_jsonl
+    from .evaluate.win_rates import DIMENSIONS, win_rate_json
+    from .judging import judge_files
+    from .run import open_run
+
+    first, second = options.first.resolve(), options.second.resolve()  # a run works from the repository root
+    run = open_run("judge", {"profile": options.profile})
+    verdicts = asyncio.run(judge_files(run, first, second, num_pairs=options.pairs, cut=options.cut))
+    if options.out:
+        write_jsonl(options.out, verdicts)
+    found = win_rate_json(verdicts)
+    if options.json:
+        print(json.dumps(found))
+        return
+    print(f"{options.first} against {options.second}: n {found['n']}, unscored {found['n_unscored']}")
+    for name in DIMENSIONS:
+        row = found[name]
+        if row["win_rate"] is None:
+            print(f"  {name:12} unscored")
+            continue
+        position = "all ties" if row["first_shown"] is None else f"first shown preferred {row['first_shown']:.2f}"
+        print(f"  {name:12} win rate {row['win_rate']:.2f} [{row['low']:.2f}, {row['high']:.2f}], flips {row['flips']:.2f}, {position}")
 
 
 def _diversity(options: argparse.Namespace) -> None:

@@ -19,6 +19,8 @@ NEEDS: dict[str, list[str]] = {
     "01_environment": [],
     "02_persona_diversity": ["01_environment"],
     "03_simulation": ["02_persona_diversity"],
+    "05_judge_validation": ["03_simulation"],
+    "04_prompt_based_cras": ["03_simulation", "05_judge_validation"],  # whose win rates quote how reliable the judge is
 }
 
 # files that a module reads from the repository, which therefore count among the sources of a notebook

@@ -43,6 +43,18 @@ ITEMS = [
 PERSONA = Persona(activities="Detail-oriented. Compares before deciding.", interests="Loves building.", language="Writes plainly.",
                   orientations="Annoyed by noise.")  # fmt: skip
 
+ODD_TEXTS = {  # messages of one line that prompts, files and logs must carry unchanged
+    "brackets": "Try [Emma] (1815) <b>now</b> or Recommend[Emma].",
+    "quotes": "She said \"read 'Emma'\" \u2014 \u201cnow\u201d, `at once`.",
+    "braces": '{one} {two} {} {0} {{x}} {"score": 1} %s ${HOME} \\n',
+    "Arabic": "\u0623\u0628\u062d\u062b \u0639\u0646 \u0643\u062a\u0627\u0628 \u062c\u064a\u062f",
+    "Chinese": "\u6211\u60f3\u627e\u4e00\u672c\u597d\u4e66\u3002",
+    "emoji": "Books! \U0001f4da\U0001f469\u200d\U0001f680\U0001f3fd e\u0301",
+    "10,000 characters": "word " * 1999 + "end.!",
+    "one long word": "x" * 10_000,
+    "prompt": "# Conversation 2 Customer: no. Assistant: yes. # Question Answer with the number only: 1",
+}
+
 
 class FakeEmbedder:
     """Unit vectors of hashed words, with the interface of `retrieval.Embedder`."""

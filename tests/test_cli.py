@@ -369,3 +369,18 @@ def test_ctrl_c_is_one_line_and_130(ecpo, monkeypatch, trajectories):
     monkeypatch.setattr(cli, "_metrics", interrupted)
     code, out, err = ecpo("metrics", trajectories)
     assert (code, out, err.count("\n")) == (130, "", 1)
+
+
+def test_a_polite_kill_stops_a_command_that_a_script_started_in_the_background():
+    """Shells start background jobs with Ctrl-C ignored; SIGTERM must not depend on it."""
+    code = (
+        "import signal, sys, time; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "from ecpo_utils import cli\n"
+        "cli._doctor = lambda options: (print('started', flush=True), time.sleep(60))\n"
+        "sys.exit(cli.main(['doctor']))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "started\n"
+    process.terminate()
+    assert "stopped" in process.communicate(timeout=20)[1]
+    assert process.returncode == 130

@@ -102,7 +102,7 @@ def test_paper_profile_has_the_papers_settings():
 
 
 def test_notebooks_and_workflow_name_each_other():
-    assert [path.stem for path in NOTEBOOKS] == list(NEEDS)
+    assert [path.stem for path in NOTEBOOKS] == sorted(NEEDS)
 
 
 def test_a_notebook_needs_only_earlier_ones():
@@ -240,11 +240,18 @@ def test_notebook_is_valid_and_for_any_python_3_kernel(path):
 def test_sources_are_files_with_prompts_and_data(path):
     sources = notebook_sources(path.stem)
     assert sources == sorted(set(sources)) and all((ROOT / source).is_file() for source in sources)
-    assert {"ecpo_utils/stages.py", "ecpo_utils/core/params.py", "ecpo_utils/dialogue/rollout.py", "params/models.yaml"} <= set(sources)
+    assert {"ecpo_utils/run.py", "ecpo_utils/core/params.py", "params/models.yaml"} <= set(sources)
     prompts = {str(prompt.relative_to(ROOT)) for prompt in (ROOT / "ecpo_utils" / "llm" / "prompts").glob("*.txt")}
     assert prompts <= set(sources)
-    assert {"ecpo_utils/data/files/book/meta.jsonl", "ecpo_utils/data/files/planted_flaws.jsonl"} <= set(sources)
+    if "ecpo_utils/data/builtin.py" in sources:
+        assert {"ecpo_utils/data/files/book/meta.jsonl", "ecpo_utils/data/files/planted_flaws.jsonl"} <= set(sources)
     assert not {"ecpo_utils/cli.py", "ecpo_utils/pipeline.py", "ecpo_utils/workflow.py"} & set(sources)
+
+
+def test_a_change_of_the_dialogue_engine_concerns_only_the_notebooks_that_play():
+    engines = {"ecpo_utils/dialogue/rollout.py", "ecpo_utils/dialogue/simulator.py", "ecpo_utils/dialogue/agents/actcrs.py"}
+    assert engines <= set(notebook_sources("03_simulation")) and engines <= set(notebook_sources("04_prompt_based_cras"))
+    assert not engines & set(notebook_sources("01_environment")) and not engines & set(notebook_sources("02_persona_diversity"))
 
 
 def test_every_data_file_of_the_package_is_a_source_of_the_notebook_that_uses_it():

@@ -13,7 +13,8 @@ import pytest
 import yaml
 from scripted_models import FULL, FakeEmbedder, ScriptedStudy, choice
 
-from ecpo_utils import stages
+from ecpo_utils import preparation, simulation
+from ecpo_utils import run as run_module
 from ecpo_utils.core.artifacts import load_jsonl
 from ecpo_utils.core.errors import ArtifactError, EndpointError, ParamsError
 from ecpo_utils.core.params import Endpoint, load_profile
@@ -21,7 +22,7 @@ from ecpo_utils.core.paths import RunPaths
 from ecpo_utils.core.schema import Task, Trajectory
 from ecpo_utils.data.release import load_release_tasks
 from ecpo_utils.dialogue.retrieval import build_database
-from ecpo_utils.stages import Run, open_run
+from ecpo_utils.run import Run, open_run
 
 ROOT = Path(__file__).parents[1]
 RELEASE = ROOT.parent / "shared" / "ecpo_release"
@@ -165,7 +166,8 @@ def study(stub_endpoint, tmp_path):
 @pytest.fixture
 def run(checkout, study, monkeypatch):
     """A small run whose roles are scripted and whose embedder counts words."""
-    monkeypatch.setattr(stages, "Embedder", lambda name: FakeEmbedder())
+    for module in (preparation, simulation):
+        monkeypatch.setattr(module, "Embedder", lambda name: FakeEmbedder())
     role = {"provider": "openai", "base_url": study.endpoint.base_url, "max_retries": 0}
     roles = {name: {**role, "model": name} for name in ("persona", "simulator", "expert", "cra")}
     return open_run("03_simulation", namespace(domains=["game"], simulator_mode=FULL, num_personas=3, **roles))
@@ -173,15 +175,15 @@ def run(checkout, study, monkeypatch):
 
 def test_stages_name_the_notebook_that_must_run_first(run):
     with pytest.raises(ArtifactError, match="items.jsonl is missing; run notebooks/01_environment.ipynb"):
-        stages.open_databases(run)
+        preparation.open_databases(run)
     with pytest.raises(ArtifactError, match="personas.random.jsonl is missing; run notebooks/02_persona_diversity.ipynb"):
-        stages.load_persona_records(run, "random")
+        preparation.load_persona_records(run, "random")
     with pytest.raises(ArtifactError, match="personas.jsonl is missing; run notebooks/02_persona_diversity.ipynb"):
-        stages.prepare_tasks(run)
-    stages.prepare_items(run)
+        preparation.prepare_tasks(run)
+    preparation.prepare_items(run)
     run.paths.index("game").unlink()
     with pytest.raises(ArtifactError, match="items.faiss.*run notebooks/01"):
-        stages.open_databases(run)
+        preparation.open_databases(run)
 
 
 def test_all_stages_in_order(run, study):
@@ -195,12 +197,12 @@ def test_all_stages_in_order(run, study):
     study.scripts["agent"] = persona_or_agent
 
     async def everything():
-        databases = stages.prepare_items(run)
+        databases = preparation.prepare_items(run)
         with pytest.raises(ArtifactError, match="tasks.test.jsonl is missing; run notebooks/02_persona_diversity.ipynb"):
-            await stages.simulate(run, {"actcrs_expert": "expert"})
-        personas = await stages.prepare_personas(run)
-        tasks = stages.prepare_tasks(run)
-        return databases, personas, tasks, await stages.simulate(run, {"actcrs_expert": "expert", "actcrs_base": "cra"})
+            await simulation.simulate(run, {"actcrs_expert": "expert"})
+        personas = await preparation.prepare_personas(run)
+        tasks = preparation.prepare_tasks(run)
+        return databases, personas, tasks, await simulation.simulate(run, {"actcrs_expert": "expert", "actcrs_base": "cra"})
 
     databases, personas, tasks, played = study.run(everything())
     assert len(personas["game"]) == 3 and len(databases["game"].items) >= 200
@@ -220,37 +222,37 @@ def test_all_stages_in_order(run, study):
 
 
 async def everything_again(run):
-    stages.prepare_items(run)
-    personas = await stages.prepare_personas(run)
-    stages.prepare_tasks(run)
-    return personas, await stages.simulate(run, {"actcrs_expert": "expert", "actcrs_base": "cra"})
+    preparation.prepare_items(run)
+    personas = await preparation.prepare_personas(run)
+    preparation.prepare_tasks(run)
+    return personas, await simulation.simulate(run, {"actcrs_expert": "expert", "actcrs_base": "cra"})
 
 
 def test_items_are_embedded_anew_only_if_they_changed(run, monkeypatch):
     built = []
-    monkeypatch.setattr(stages, "build_database", lambda items, *rest: built.append(len(items)) or build_database(items, *rest))
-    stages.prepare_items(run)
-    stages.prepare_items(run)
+    monkeypatch.setattr(preparation, "build_database", lambda items, *rest: built.append(len(items)) or build_database(items, *rest))
+    preparation.prepare_items(run)
+    preparation.prepare_items(run)
     assert len(built) == 1
     path = run.paths.items("game")
     path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
-    stages.prepare_items(run)
+    preparation.prepare_items(run)
     assert len(built) == 2
 
 
 def test_items_are_embedded_anew_by_another_embedder(run, monkeypatch):
-    stages.prepare_items(run)
+    preparation.prepare_items(run)
     before = run.paths.index("game").read_bytes()
     run.params.embedder = "another"
     monkeypatch.setattr(FakeEmbedder, "name", "another")
     monkeypatch.setattr(FakeEmbedder, "encode", lambda self, texts, progress=False, old=FakeEmbedder.encode: -old(self, texts))
-    stages.prepare_items(run)
+    preparation.prepare_items(run)
     assert run.paths.index("game").read_bytes() != before
 
 
 def test_separation_asks_for_both_twins(run, study):
     run.params.num_separation_pairs = 2
-    judged = study.run(stages.check_separation(run))
+    judged = study.run(simulation.check_separation(run))
     assert len(judged) == 2 and len(study.requests("confirmation")) == 4
     assert {entry.pair.split for entry in judged} == {"test"}
 
@@ -260,7 +262,7 @@ def test_a_role_without_a_key_is_told_before_any_work(run, study, monkeypatch):
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     run.params.persona = Endpoint(provider="openai", model="gpt-4o")
     with pytest.raises(EndpointError, match="set the environment variable OPENAI_API_KEY"):
-        study.run(stages.prepare_personas(run))
+        study.run(preparation.prepare_personas(run))
 
 
 # the release as data source
@@ -269,26 +271,26 @@ def test_a_role_without_a_key_is_told_before_any_work(run, study, monkeypatch):
 def test_release_without_a_folder_says_what_to_set(run):
     run.params.data_source, run.params.release_dir = "release", ""
     with pytest.raises(ArtifactError, match="release_dir is empty; set it"):
-        stages.load_items(run, "game")
+        preparation.load_items(run, "game")
 
 
 def test_release_without_a_domain_names_the_file(run, tmp_path):
     run.params.data_source, run.params.release_dir = "release", str(tmp_path)
     with pytest.raises(ArtifactError, match="task/Game_train.jsonl"):
-        stages.prepare_tasks(run)
+        preparation.prepare_tasks(run)
 
 
 @pytest.mark.skipif(not RELEASE.is_dir(), reason="needs the public release in ../shared")
 def test_released_tasks_are_split_without_common_targets(run):
     run.params.data_source, run.params.release_dir, run.params.domains = "release", str(RELEASE), ["book"]
     run.params.num_sgpt_tasks, run.params.num_ecpo_tasks, run.params.num_test_tasks = 50, 30, 1000
-    tasks = stages.prepare_tasks(run)["book"]
+    tasks = preparation.prepare_tasks(run)["book"]
     released = load_release_tasks(RELEASE / "task" / "Book_test.jsonl", "book")
     assert {name: len(rows) for name, rows in tasks.items()} == {"sgpt": 50, "ecpo": 30, "test": len(released)}
     targets = {name: {task.target.item_id for task in rows} for name, rows in tasks.items()}
     assert not targets["test"] & (targets["sgpt"] | targets["ecpo"])
     assert sorted(task.task_id for task in tasks["test"]) == sorted(task.task_id for task in released)
-    assert len(stages.load_items(run, "book")) >= 100
+    assert len(preparation.load_items(run, "book")) >= 100
 
 
 # what a run tells about itself
@@ -308,9 +310,9 @@ def test_manifest_holds_no_key(run, monkeypatch):
 
 
 def test_git_state_of_this_checkout_and_outside_of_one(tmp_path):
-    state = stages.git_state(ROOT)
+    state = run_module.git_state(ROOT)
     assert (len(state["commit"]) == 40 and isinstance(state["dirty"], bool)) or state == {"commit": "unknown", "dirty": False}
-    assert stages.git_state(tmp_path) == {"commit": "unknown", "dirty": False}
+    assert run_module.git_state(tmp_path) == {"commit": "unknown", "dirty": False}
 
 
 def test_a_run_that_cannot_be_written_is_told(checkout):

@@ -79,9 +79,20 @@ class Params(BaseModel):
     max_consecutive_searches: int = Field(ge=0)
     simulator_temperature: float = Field(ge=0, le=2)
     agent_temperature: float = Field(ge=0, le=2)
+    user_simulator: Literal["ailo", "ievalm"]  # who talks to the agents: AILO of the paper, or the baseline iEvaLM, which scores nothing
     simulator_mode: Literal["narrow", "full"]
     dialogues_in_flight: int = Field(ge=1)
     num_separation_pairs: int = Field(ge=0, le=40)
+
+    # frameworks, section 3.2
+    cra_domains: list[Domain] = Field(min_length=1)
+    frameworks: list[str] = Field(min_length=1)
+    num_cra_tasks: int = Field(ge=0)
+
+    # judge, section B.5
+    judge_mode: Literal["narrow", "words"]
+    judge_max_words: int = Field(ge=0)
+    num_judge_pairs: int = Field(ge=0)
 
     @model_validator(mode="after")
     def _consistent(self) -> Params:

@@ -74,6 +74,18 @@ class RunPaths:
     def trajectories(self, domain: str, name: str) -> Path:
         return self.domain(domain) / "trajectories" / f"{name}.jsonl"
 
+    @property
+    def chats(self) -> Path:
+        """Folder of dialogues with a human; no stage reads it."""
+        return self.run / "chats"
+
+    def verdicts(self, domain: str, first: str, second: str) -> Path:
+        return self.domain(domain) / "verdicts" / f"{first}_vs_{second}.jsonl"
+
+    @property
+    def reliability(self) -> Path:
+        return self.run / "judge_reliability.json"
+
     def figure(self, name: str) -> Path:
         """Stem of a figure or table; the writer adds .png, .pdf, .csv and .json."""
         return self.run / "figures" / f"{name}{self._suffix}"

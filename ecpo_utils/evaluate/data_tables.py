@@ -11,7 +11,7 @@ from ..core.params import Params
 from ..core.schema import Domain
 from ..data.builtin import load_builtin
 from ..dialogue.retrieval import ItemDatabase
-from ..dialogue.simulator import target_wishes
+from ..dialogue.wishes import target_wishes
 from .statistics import proportion
 
 NUM_PROBES = 100

@@ -17,9 +17,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # one colour per system everywhere; hatches keep them apart in grey
-COLOURS = {"actcrs_expert": "#1b6ca8", "actcrs_base": "#e08e45", "ailo": "#1b6ca8", "random": "#b8b8b8"}
+COLOURS = {"actcrs_expert": "#1b6ca8", "actcrs_base": "#e08e45", "ailo": "#1b6ca8", "random": "#b8b8b8",
+           "chatrec_expert": "#3d8b5f", "react_expert": "#8a5aa8", "macrs_expert": "#a83232",
+           "chatrec_base": "#9ccfb2", "react_base": "#cdb3df", "macrs_base": "#e0a3a3"}  # fmt: skip
 HATCHES = {"actcrs_expert": "", "actcrs_base": "//", "ailo": "", "random": ".."}
-LABELS = {"actcrs_expert": "ActCRS, expert", "actcrs_base": "ActCRS, small backbone", "ailo": "AILO", "random": "random (RecAgent)"}
+LABELS = {"actcrs_expert": "ActCRS, expert", "actcrs_base": "ActCRS, small backbone", "ailo": "AILO", "random": "random (RecAgent)",
+          "chatrec_expert": "ChatRec, expert", "react_expert": "ReAct, expert", "macrs_expert": "MACRS, expert",
+          "chatrec_base": "ChatRec, small", "react_base": "ReAct, small", "macrs_base": "MACRS, small"}  # fmt: skip
+MARKERS = {"chatrec": "s", "react": "^", "macrs": "P", "actcrs": "o"}
 
 
 def _subplots(columns: int, *, width: float = 3.4, height: float = 3.0) -> tuple[Figure, list]:
@@ -143,6 +148,60 @@ def plot_separation(table: pd.DataFrame, profile: str) -> Figure:
         ylabel="good twin scores higher",
     )
     axis.tick_params(axis="x", labelsize=7)
+    _mark(figure, profile)
+    return figure
+
+
+def plot_cras(table: pd.DataFrame, note: str) -> Figure:
+    """Win rate against success rate, one panel per domain, 95% intervals, marker area by calls per dialogue; hollow: the paper's.
+
+    Args:
+        table: As `cra_table` makes it.
+        note: How reliable the judge is, written under the panels.
+    """
+    domains = list(dict.fromkeys(table["domain"]))
+    table = table.astype(dict.fromkeys(("paper_SR", "paper_WR", "win_rate"), float))
+    figure, axes = _subplots(len(domains), width=4.0, height=4.0)
+    for axis, domain in zip(axes, domains, strict=True):
+        for row in table[table["domain"] == domain].itertuples():
+            win_rate, low, high = (0.5, 0.5, 0.5) if pd.isna(row.win_rate) else (row.win_rate, row.win_rate_low, row.win_rate_high)
+            style = {"color": COLOURS.get(row.system), "marker": MARKERS.get(row.system.split("_")[0], "D")}
+            bars = {"xerr": [[row.success_rate - row.success_rate_low], [row.success_rate_high - row.success_rate]],
+                    "yerr": [[max(0, win_rate - low)], [max(0, high - win_rate)]]}  # fmt: skip
+            axis.errorbar(row.success_rate, win_rate, **bars, fmt="none", ecolor="#bbb", lw=0.8, zorder=1)
+            area = 6 * max(1.0, row.calls_per_dialogue if pd.notna(row.calls_per_dialogue) else 1.0)
+            axis.scatter(row.success_rate, win_rate, s=area, **style, label=LABELS.get(row.system, row.system), zorder=3)
+            if row.paper_SR is not None and pd.notna(row.paper_SR) and pd.notna(row.paper_WR):
+                axis.scatter(
+                    row.paper_SR, row.paper_WR, s=28, facecolors="none", edgecolors=style["color"], marker=style["marker"], zorder=2
+                )
+        axis.axhline(0.5, color="#999", ls=":", lw=1)
+        axis.set(
+            title=f"{domain} (n={table[table['domain'] == domain]['n'].max()})", xlim=(-0.03, 1), ylim=(-0.03, 1), xlabel="success rate"
+        )
+    axes[0].set_ylabel("win rate against ActCRS, expert")
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=7, frameon=False, loc="outside upper center", ncols=4)
+    figure.suptitle(note, fontsize=7, color="#777", y=0.0, va="bottom")
+    _mark(figure, table["profile"].iloc[0])
+    return figure
+
+
+def plot_damage(table: pd.DataFrame, profile: str) -> Figure:
+    """Share of pairs in which the judge prefers the original to its damaged twin, by flaw and severity, with 95% intervals."""
+    figure, (axis,) = _subplots(1, width=6.5)
+    part = table[table["flaw"] != "none"]
+    flaws, severities = list(dict.fromkeys(part["flaw"])), list(dict.fromkeys(part["severity"]))
+    for number, severity in enumerate(severities):
+        rows = part[part["severity"] == severity].set_index("flaw").reindex(flaws).astype({"original_preferred": float})
+        places = [place + (number - (len(severities) - 1) / 2) * 0.27 for place in range(len(flaws))]
+        errors = [(rows["original_preferred"] - rows["original_preferred_low"].astype(float)).clip(lower=0),
+                  (rows["original_preferred_high"].astype(float) - rows["original_preferred"]).clip(lower=0)]  # fmt: skip
+        shade = ["#bcd7ea", "#6aa5cf", "#1b6ca8"][number % 3]
+        axis.bar(places, rows["original_preferred"], 0.25, color=shade, label=f"{severity} of the replies")
+        axis.errorbar(places, rows["original_preferred"], yerr=errors, fmt="none", ecolor="#333", capsize=2, lw=0.8)
+    axis.axhline(0.5, color="#999", ls=":", lw=1)
+    axis.set(ylim=(0, 1.05), xticks=range(len(flaws)), xticklabels=[flaw.replace("_", " ") for flaw in flaws], ylabel="original preferred")
+    axis.legend(fontsize=7, frameon=False, loc="lower right")
     _mark(figure, profile)
     return figure
 

@@ -19,7 +19,7 @@ from ..core.schema import Confirmation, Domain, Item, Message, Record
 from ..data.builtin import FILES
 from ..dialogue.agents.base import NOUNS
 from ..dialogue.confirmation import MAXIMA, Confirmer
-from ..dialogue.simulator import target_wishes
+from ..dialogue.wishes import target_wishes
 from .statistics import proportion
 
 

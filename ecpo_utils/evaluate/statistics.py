@@ -38,19 +38,31 @@ class Rate:
 
 
 def proportion(successes: int, n: int, *, num_unscored: int = 0) -> Rate:
-    """Share of successes with a Wilson interval. Library: scipy.stats.binomtest.
+    """Share of successes with a Wilson interval.
 
     Raises:
         ValueError: If not 0 <= successes <= n.
     """
-    from scipy.stats import binomtest
+    return share(successes, n, num_unscored=num_unscored)
 
-    if not 0 <= successes <= n:
-        raise ValueError(f"{successes} successes among {n}; expected 0 <= successes <= n")
+
+def share(total: float, n: int, *, num_unscored: int = 0) -> Rate:
+    """Mean of n values in [0, 1] that sum to `total`, e.g. wins with ties counted half, with a Wilson interval.
+
+    Values between 0 and 1 vary less than a coin of the same mean, so the interval is on the safe side.
+    Library: statsmodels.stats.proportion.proportion_confint.
+
+    Raises:
+        ValueError: If not 0 <= total <= n.
+    """
+    from statsmodels.stats.proportion import proportion_confint
+
+    if not 0 <= total <= n:
+        raise ValueError(f"a total of {total} over {n} values; expected 0 <= total <= n")
     if n == 0:
         return Rate(None, None, None, 0, num_unscored)
-    interval = binomtest(successes, n).proportion_ci(CONFIDENCE, method="wilson")
-    return Rate(successes / n, float(interval.low), float(interval.high), n, num_unscored)
+    low, high = proportion_confint(total, n, alpha=1 - CONFIDENCE, method="wilson")
+    return Rate(total / n, float(low), float(high), n, num_unscored)
 
 
 def mean(values: Iterable[float | None], *, seed: int = 0) -> Rate:

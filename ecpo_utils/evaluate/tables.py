@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from ..core.schema import Domain, Trajectory
+from .comparison import Comparison
 from .diversity import DiversitySummary
 from .metrics import DialogueMetrics, summarize
 from .paper import paper_results
@@ -20,7 +21,7 @@ def simulation_metrics(played: Played) -> dict[tuple[Domain, str], DialogueMetri
     return {(domain, name): summarize(rows) for domain, systems in played.items() for name, rows in systems.items()}
 
 
-def _columns(name: str, rate: Rate | None) -> dict[str, float | None]:
+def rate_columns(name: str, rate: Rate | None) -> dict[str, float | None]:
     """A value with its interval and the number of dialogues that it rests on."""
     if rate is None:
         return {name: None}
@@ -29,7 +30,7 @@ def _columns(name: str, rate: Rate | None) -> dict[str, float | None]:
 
 def simulation_table(played: Played, profile: str) -> pd.DataFrame:
     """Success, recall, turns, confirmation and calls of each system, with 95% intervals. Paper: Table 1."""
-    paper, rows = paper_results()["table1_actcrs"], []
+    paper, rows = paper_results()["table1"], []
     for (domain, name), metrics in simulation_metrics(played).items():
         published = paper.get(name, {}).get(domain, {})
         agent = next((metrics.calls[role] for role in ("expert", "cra") if role in metrics.calls), None)
@@ -41,32 +42,33 @@ def simulation_table(played: Played, profile: str) -> pd.DataFrame:
                 "n": metrics.n,
                 "failed": metrics.n_failed,
                 "leaks": metrics.statuses["leak"],
-                **_columns("success_rate", metrics.success_rate),
+                **rate_columns("success_rate", metrics.success_rate),
                 "paper_SR": published.get("SR"),
-                **_columns("recall", metrics.recall),
+                **rate_columns("recall", metrics.recall),
                 "paper_R": published.get("R"),
-                **_columns("mean_turns", metrics.mean_turns),
-                **_columns("mean_confirmation", metrics.mean_confirmation),
+                **rate_columns("mean_turns", metrics.mean_turns),
+                **rate_columns("mean_confirmation", metrics.mean_confirmation),
                 "replies": metrics.num_replies,
                 "unscored_replies": metrics.num_unscored_replies,
-                **_columns("system_error_share", metrics.system_error_share),
-                **_columns("agent_calls", agent),
-                **_columns("simulator_calls", metrics.calls.get("simulator")),
+                **rate_columns("system_error_share", metrics.system_error_share),
+                **rate_columns("agent_calls", agent),
+                **rate_columns("simulator_calls", metrics.calls.get("simulator")),
                 "tokens": sum(rate.value or 0 for rate in metrics.tokens.values()),
             }
         )
     return pd.DataFrame(rows)
 
 
+def _cell(row: pd.Series, name: str) -> str:
+    """A value with its interval in one cell."""
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    if pd.isna(row[name]):
+        return "unscored"
+    return f"{row[name]:.2f}" + ("" if pd.isna(low) else f" [{low:.2f}, {high:.2f}]")
+
+
 def short_simulation_table(table: pd.DataFrame) -> pd.DataFrame:
     """The same for reading: intervals in the cell, the paper's value beside it."""
-
-    def cell(row: pd.Series, name: str) -> str:
-        low, high = row[f"{name}_low"], row[f"{name}_high"]
-        if pd.isna(row[name]):
-            return "unscored"
-        return f"{row[name]:.2f}" + ("" if pd.isna(low) else f" [{low:.2f}, {high:.2f}]")
-
     return pd.DataFrame(
         [
             {
@@ -75,13 +77,40 @@ def short_simulation_table(table: pd.DataFrame) -> pd.DataFrame:
                 "n": row["n"],
                 "failed": row["failed"],
                 "leaks": row["leaks"],
-                "SR": cell(row, "success_rate"),
+                "SR": _cell(row, "success_rate"),
                 "SR paper": row["paper_SR"],
-                "R": cell(row, "recall"),
+                "R": _cell(row, "recall"),
                 "R paper": row["paper_R"],
-                "turns": cell(row, "mean_turns"),
-                "EC (0-5)": cell(row, "mean_confirmation"),
+                "turns": _cell(row, "mean_turns"),
+                "EC (0-5)": _cell(row, "mean_confirmation"),
                 "agent calls": None if pd.isna(row["agent_calls"]) else round(row["agent_calls"], 1),
+            }
+            for _, row in table.iterrows()
+        ]
+    )
+
+
+def short_cra_table(table: pd.DataFrame) -> pd.DataFrame:
+    """`cra_table` for reading: intervals in the cell, the paper's value beside it."""
+    return pd.DataFrame(
+        [
+            {
+                "domain": row["domain"],
+                "system": row["system"],
+                "n": row["n"],
+                "failed": row["failed"],
+                "SR": _cell(row, "success_rate"),
+                "SR paper": row["paper_SR"],
+                "R": _cell(row, "recall"),
+                "R paper": row["paper_R"],
+                "WR": "" if pd.isna(row["win_rate"]) else _cell(row, "win_rate"),
+                "WR paper": row["paper_WR"],
+                "flips": row["flips"],
+                "first shown": row["first_shown"],
+                "calls/dialogue": round(row["calls_per_dialogue"], 1),
+                "calls/turn": None if pd.isna(row["calls_per_turn"]) else round(row["calls_per_turn"], 2),
+                "queries/turn": None if pd.isna(row["queries_per_turn"]) else round(row["queries_per_turn"], 2),
+                "paper calls": row["paper_calls"],
             }
             for _, row in table.iterrows()
         ]
@@ -122,3 +151,27 @@ def diversity_table(summaries: Mapping[tuple[Domain, str], DiversitySummary], pr
             }
         )
     return pd.DataFrame(rows)
+
+
+def comparison_table(rows: Sequence[Comparison]) -> pd.DataFrame:
+    """Each system against the baseline on the tasks that both have a value of, with 95% intervals and Holm-adjusted p values."""
+    return pd.DataFrame(
+        [
+            {
+                "system": row.system,
+                "baseline": row.baseline,
+                **rate_columns("system_mean", row.paired.first),
+                **rate_columns("baseline_mean", row.paired.second),
+                **rate_columns("difference", row.paired.difference),
+                "higher": row.paired.num_higher,
+                "lower": row.paired.num_lower,
+                "unscored": row.paired.difference.num_unscored,
+                "not_shared": row.paired.num_not_shared,
+                "groups": row.paired.num_groups,
+                "p_value": row.paired.p_value,
+                "p_holm": row.p_holm,
+                "p_exact": row.paired.exact,
+            }
+            for row in rows
+        ]
+    )

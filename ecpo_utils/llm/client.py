@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T", bound=BaseModel)
 
 OPENAI_URL = "https://api.openai.com/v1"
+MIN_CHOICE_MASS = 0.01  # probability that must lie on the words of a choice
 _FATAL = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
 
 
@@ -201,11 +202,18 @@ class ChatClient:
             options: Words that differ in their first letters.
 
         Raises:
-            EndpointError: See `complete`; also if the endpoint returns no log-probabilities.
+            EndpointError: See `complete`; fatal if the endpoint refuses or returns no log-probabilities.
+            ParseError: If next to no probability lies on the words, so that theirs would mean nothing.
         """
-        answer = await self.complete(messages, max_tokens=1, top_logprobs=20, meter=meter)
-        if not answer.top_logprobs:
-            raise EndpointError(f"{self._name()} returns no log-probabilities; set simulator_mode to full", fatal=True)
+        hint = f"set {self.role}_mode to one that asks for JSON instead of log-probabilities"
+        try:
+            answer = await self.complete(messages, max_tokens=1, top_logprobs=20, meter=meter)
+        except EndpointError as error:
+            if "logprobs" in str(error):  # an endpoint that knows the argument and refuses it
+                raise EndpointError(f"{error}; {hint}", fatal=True) from None
+            raise
+        if not any(answer.top_logprobs[:1]):
+            raise EndpointError(f"{self._name()} returns no log-probabilities; {hint}", fatal=True)
         mass = dict.fromkeys(options, 1e-9)
         for token, logprob in answer.top_logprobs[0].items():
             word = token.strip().strip("\"'*:.").lower()
@@ -213,6 +221,8 @@ class ChatClient:
             if len(matches) == 1:
                 mass[matches[0]] += math.exp(logprob)
         total = sum(mass.values())
+        if total < MIN_CHOICE_MASS:
+            raise ParseError(f"{self.role}: the answer is none of {', '.join(options)} but {answer.text[:60]!r}; see {self._calls_log}")
         return {option: value / total for option, value in mass.items()}
 
     async def check(self) -> None:

@@ -16,7 +16,7 @@ def test_proportion_of_nothing_has_no_value():
 
 @pytest.mark.parametrize(("successes", "n"), [(3, 2), (-1, 2), (1, 0)])
 def test_proportion_refuses_impossible_counts(successes, n):
-    with pytest.raises(ValueError, match="expected 0 <= successes <= n"):
+    with pytest.raises(ValueError, match="expected 0 <= total <= n"):
         proportion(successes, n)
 
 

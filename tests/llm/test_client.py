@@ -314,16 +314,35 @@ def test_beginning_of_one_word_counts_and_of_several_does_not(run, stub_endpoint
     assert chances["fifth"] == pytest.approx(0, abs=1e-6)
 
 
-def test_no_word_among_the_tokens_is_no_preference(run, stub_endpoint, make_client):
-    stub_endpoint.script(Reply("x", logprobs=[{"x": -0.1}]))
-    assert run(make_client().choose(HELLO, ["yes", "no"])) == pytest.approx({"yes": 0.5, "no": 0.5})
-
-
-def test_endpoint_without_probabilities_fails_clearly(run, stub_endpoint, make_client):
-    stub_endpoint.script("yes")
-    with pytest.raises(EndpointError, match="no log-probabilities; set simulator_mode") as caught:
+def test_no_word_among_the_tokens_is_no_answer(run, stub_endpoint, make_client):
+    stub_endpoint.script(Reply("x", logprobs=[{"x": -0.1, "yes": -7.0}]))
+    with pytest.raises(ParseError, match="none of yes, no but 'x'"):
         run(make_client().choose(HELLO, ["yes", "no"]))
+
+
+@pytest.mark.parametrize("role", ["simulator", "judge"])
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        ("yes", "returns no log-probabilities"),
+        (Reply("yes", logprobs=[]), "returns no log-probabilities"),
+        (Reply(body='{"choices": [{"message": {"content": "y"}, "logprobs": {"content": [{"token": "y", "logprob": 0}]}}]}'), "returns no"),
+        (Reply("logprobs is not supported", status=400), "logprobs is not supported"),
+    ],
+    ids=["left out", "empty", "chosen token only", "refused"],
+)
+def test_endpoint_without_probabilities_names_the_parameter_of_its_role(run, stub_endpoint, make_client, role, reply, expected):
+    stub_endpoint.script(reply)
+    with pytest.raises(EndpointError, match=f"{role} endpoint .*{expected}.*; set {role}_mode to") as caught:
+        run(make_client(role).choose(HELLO, ["yes", "no"]))
     assert caught.value.fatal
+
+
+def test_other_refusals_of_a_choice_stay_what_they_are(run, stub_endpoint, make_client):
+    stub_endpoint.script(Reply("prompt too long", status=400))
+    with pytest.raises(EndpointError, match="prompt too long$") as caught:
+        run(make_client().choose(HELLO, ["yes", "no"]))
+    assert not caught.value.fatal
 
 
 # concurrency and cost

@@ -1,0 +1,173 @@
+"""Which of two dialogues is better: a judge model, asked in both presentation orders. Paper: section B.5.
+
+"words" is the paper's way: one JSON answer with a reason and a verdict per dimension, for large models. "narrow" is
+for small ones, which name the dialogue that they read first nearly always: one question per dimension, answered by
+one token, whose probabilities in the two orders are held against each other, so that a liking for a position cancels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+from pydantic import BaseModel, ConfigDict
+
+from ..core.artifacts import append_jsonl, digest, load_resumable, write_jsonl
+from ..core.concurrency import map_bounded
+from ..core.errors import EndpointError, ParseError
+from ..core.schema import Message, Verdict
+from ..llm.client import ChatClient, Meter
+from ..llm.prompts import load_prompt, render
+from .transcripts import Transcript
+
+JudgeMode = Literal["narrow", "words"]
+DIMENSIONS = ("flexibility", "coherence", "guidance", "final")
+VERDICT_TOKENS = 500
+MAX_FAILED_IN_A_ROW = 5
+Pair = tuple[Transcript, Transcript]
+
+
+class WordedVerdict(BaseModel):
+    """A large judge's answer: 1 where conversation 1 is better, -1 where conversation 2 is, 0 where they are equal."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    flexibility_reason: str
+    flexibility: Literal[-1, 0, 1]
+    coherence_reason: str
+    coherence: Literal[-1, 0, 1]
+    guidance_reason: str
+    guidance: Literal[-1, 0, 1]
+    final_reason: str
+    final: Literal[-1, 0, 1]
+
+
+class Judge:
+    """Compares dialogues on the same task.
+
+    Args:
+        client: The `judge` endpoint; mode "narrow" needs its log-probabilities.
+        mode: "narrow" or "words".
+        max_words: Longer messages are cut to so many words before judging, 0 for none.
+        meter: Counts the calls.
+
+    Raises:
+        ValueError: If there is no such mode.
+    """
+
+    def __init__(self, client: ChatClient, mode: JudgeMode, *, max_words: int = 0, meter: Meter | None = None):
+        if mode not in get_args(JudgeMode):
+            raise ValueError(f"no judge mode '{mode}'; there are: {', '.join(get_args(JudgeMode))}")
+        self.client = client
+        self.mode = mode
+        self.max_words = max_words
+        self.meter = meter
+
+    def config(self, pair: Pair) -> str:
+        """Digest of what decides the verdicts on a pair: the endpoint and all that it is asked."""
+        questions = ["judge_words"] if self.mode == "words" else [f"judge_{name}" for name in DIMENSIONS]
+        conversations = self._conversations(pair)
+        return digest([self.client.identity, [_prompt(conversations, question) for question in questions]])
+
+    async def compare(self, pair: Pair, *, first: str, second: str) -> list[Verdict]:
+        """The verdicts on a pair in both orders; one that cannot be scored keeps the reason, never a 0.
+
+        Args:
+            pair: Dialogues of the first and of the second system.
+            first: Name of the first system; `second` likewise.
+
+        Raises:
+            EndpointError: If no further call can succeed.
+        """
+        return [await self._present(pair, swapped, first, second) for swapped in (False, True)]
+
+    async def _present(self, pair: Pair, swapped: bool, first: str, second: str) -> Verdict:
+        shown_first = "second" if swapped else "first"
+        row = Verdict(task_id=pair[0].task_id, first=first, second=second, shown_first=shown_first, config=self.config(pair))
+        silent = next((name for name, transcript in zip((first, second), pair, strict=True) if not transcript.replies), None)
+        if silent:
+            row.error = f"the dialogue of {silent} holds no reply of the agent"
+            return row
+        ask = self._in_words if self.mode == "words" else self._by_tokens
+        try:
+            await ask(row, self._conversations(pair[::-1] if swapped else pair), -1 if swapped else 1)
+        except (ParseError, EndpointError) as error:
+            if isinstance(error, EndpointError) and error.fatal:
+                raise
+            row.scores, row.reasons, row.probabilities = {}, {}, None
+            row.error = f"{type(error).__name__}: {error}"
+        return row
+
+    def _conversations(self, shown: Pair) -> str:
+        return render("judge_pair", one=shown[0].render(self.max_words), two=shown[1].render(self.max_words))
+
+    async def _in_words(self, row: Verdict, conversations: str, sign: int) -> None:
+        messages = _prompt(conversations, "judge_words")
+        answer = (await self.client.parse(messages, WordedVerdict, max_tokens=VERDICT_TOKENS, meter=self.meter)).parsed
+        row.scores = {name: sign * getattr(answer, name) for name in DIMENSIONS}
+        row.reasons = {name: getattr(answer, f"{name}_reason") for name in DIMENSIONS}
+
+    async def _by_tokens(self, row: Verdict, conversations: str, sign: int) -> None:
+        row.probabilities = {}
+        for name in DIMENSIONS:
+            answer = await self.client.choose(_prompt(conversations, f"judge_{name}"), ["1", "2"], meter=self.meter)
+            preferred = row.probabilities[name] = answer["1" if sign > 0 else "2"]  # unrounded: near 0 and 1 the last digits decide
+            row.scores[name] = (preferred > 0.5) - (preferred < 0.5)
+
+
+def _prompt(conversations: str, question: str) -> list[Message]:
+    return [
+        {"role": "system", "content": load_prompt("judge_system")},
+        {"role": "user", "content": f"{conversations}\n\n{load_prompt(question)}"},
+    ]
+
+
+async def judge_pairs(judge: Judge, pairs: Sequence[Pair], *, first: str, second: str, path: Path | None = None) -> list[Verdict]:
+    """Verdicts on all pairs, both orders of a pair next to each other, written to `path` as they come.
+
+    Pairs that an earlier run left there are kept if both orders rest on the same dialogues and judge and have no error.
+
+    Args:
+        judge: Who compares.
+        pairs: From `pair_transcripts`: one per task, the first system's dialogue first.
+        first: Name of the first system; `second` likewise.
+        path: The verdicts' file; None keeps them in memory only.
+
+    Raises:
+        EndpointError: If no further call can succeed, or the endpoint failed on five pairs in a row; finished verdicts stay.
+        ArtifactError: If the file cannot be written.
+    """
+    done = _earlier(judge, pairs, first, second, path) if path else {}
+    failed_in_a_row = 0
+
+    async def decide(pair: Pair) -> None:
+        nonlocal failed_in_a_row
+        verdicts = await judge.compare(pair, first=first, second=second)
+        done[pair[0].task_id] = verdicts
+        failing = next((verdict.error for verdict in verdicts if (verdict.error or "").startswith("EndpointError")), None)
+        failed_in_a_row = failed_in_a_row + 1 if failing else 0
+        if path:
+            for verdict in verdicts:
+                append_jsonl(path, verdict)
+        if failed_in_a_row == MAX_FAILED_IN_A_ROW:
+            raise EndpointError(f"the judge failed on {failed_in_a_row} pairs in a row, stopped; finished ones are kept. Last: {failing}")
+
+    waiting = [pair for pair in pairs if pair[0].task_id not in done]
+    await map_bounded(decide, waiting, limit=judge.client.endpoint.max_concurrency, description=f"judging {first} vs {second}", unit="pair")
+    rows = [verdict for pair in pairs for verdict in done[pair[0].task_id]]
+    if path:
+        write_jsonl(path, rows)
+    return rows
+
+
+def _earlier(judge: Judge, pairs: Sequence[Pair], first: str, second: str, path: Path) -> dict[str, list[Verdict]]:
+    """Verdicts of an earlier run that still hold, by task and under today's names; the file keeps only these."""
+    wanted = {pair[0].task_id: judge.config(pair) for pair in pairs}
+    found: dict[str, dict[str, Verdict]] = {}
+    for row in load_resumable(path, Verdict):
+        if row.error is None and wanted.get(row.task_id) == row.config:
+            found.setdefault(row.task_id, {})[row.shown_first] = row.model_copy(update={"first": first, "second": second})
+    done = {task: [orders["first"], orders["second"]] for task, orders in found.items() if len(orders) == 2}
+    write_jsonl(path, [row for rows in done.values() for row in rows])
+    return done

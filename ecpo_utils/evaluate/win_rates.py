@@ -1,0 +1,135 @@
+"""Win rates from verdicts, and what the judge's own habits do to them. Paper: section B.5."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..core.errors import SchemaError
+from ..core.schema import Verdict
+from .judge import DIMENSIONS
+from .statistics import Rate, proportion, share
+
+EVEN = 1e-8  # preferences nearer to 0 are ties: rounding in a dialogue against itself, the least mass `ChatClient.choose` gives a word
+
+
+@dataclass(frozen=True)
+class WinRate:
+    """How often the first system wins in one dimension.
+
+    Attributes:
+        rate: Share of judged pairs that it wins, ties counted half, with its n and 95% interval.
+        wins: Pairs won; `ties` and `losses` likewise. In words the two orders of a pair may disagree: then it is a tie.
+        num_unscored: Pairs without a verdict in both orders.
+        flips: Share of scored pairs whose verdict turns round with the order of presentation.
+        first_shown: Share of decided single verdicts for the dialogue that was read first, 0.5 without a position bias.
+    """
+
+    rate: Rate
+    wins: int
+    ties: int
+    losses: int
+    num_unscored: int
+    flips: Rate
+    first_shown: Rate
+
+
+def group_pairs(verdicts: Sequence[Verdict]) -> list[tuple[Verdict, Verdict]]:
+    """The two presentations of each pair, in the order of the verdicts.
+
+    Raises:
+        SchemaError: If a pair was judged in one order only, an order twice, or the orders by two judges.
+    """
+    found: dict[tuple[str, str, str], dict[str, Verdict]] = {}
+    for row in verdicts:
+        orders = found.setdefault((row.first, row.second, row.task_id), {})
+        if row.shown_first in orders:
+            raise SchemaError(f"task {row.task_id}: two verdicts on {row.first} vs {row.second} with the {row.shown_first} shown first")
+        orders[row.shown_first] = row
+    for (first, second, task), orders in found.items():
+        if len(orders) == 1:
+            raise SchemaError(f"task {task}: {first} vs {second} was judged in one order only; judge it in both")
+        if orders["first"].config != orders["second"].config:
+            raise SchemaError(f"task {task}: the two orders of {first} vs {second} are of different judges or dialogues; judge it anew")
+    return [(orders["first"], orders["second"]) for orders in found.values()]
+
+
+def preference(pair: tuple[Verdict, Verdict], dimension: str) -> float | None:
+    """Who wins a pair, from 1 for the first system to -1 for the second; None where a presentation is unscored.
+
+    In words it is the mean of the two scores. With the probabilities p and q of the two orders it is p + q - 1, which
+    has the sign of their mean log-odds: a liking for a position adds to those of one order and cancels.
+    """
+    if any(verdict.error is not None or dimension not in verdict.scores for verdict in pair):
+        return None
+    if all(verdict.probabilities for verdict in pair):
+        return sum(verdict.probabilities[dimension] for verdict in pair) - 1
+    return sum(verdict.scores[dimension] for verdict in pair) / 2
+
+
+def outcome(pair: tuple[Verdict, Verdict], dimension: str) -> float | None:
+    """1 for a win of the first system, 0.5 for a tie, 0 for a loss, None where unscored.
+
+    In words the paper counts both orders: a win in one and a tie in the other is 0.75.
+    """
+    value = preference(pair, dimension)
+    if value is None:
+        return None
+    if all(verdict.probabilities for verdict in pair):
+        return 0.5 if abs(value) < EVEN else float(value > 0)
+    return (value + 1) / 2
+
+
+def win_rate(verdicts: Sequence[Verdict], *, dimension: str = "final") -> WinRate:
+    """Share of judged pairs that the first system wins, ties counted half. Paper: App. B.5.
+
+    Args:
+        verdicts: Both presentation orders of every pair; a pair with an unscored order is skipped and counted.
+        dimension: "flexibility", "coherence", "guidance" or "final".
+
+    Returns:
+        The rate with a Wilson interval over pairs: ties only narrow the spread, so it is on the safe side.
+
+    Raises:
+        SchemaError: If a pair was judged in one order only, an order twice, or the orders by two judges.
+        ValueError: If there is no such dimension.
+    """
+    if dimension not in DIMENSIONS:
+        raise ValueError(f"no dimension '{dimension}'; there are: {', '.join(DIMENSIONS)}")
+    pairs = group_pairs(verdicts)
+    scored = [(pair, value) for pair in pairs if (value := outcome(pair, dimension)) is not None]
+    values = [value for _, value in scored]
+    decided = [v for pair, _ in scored for v in pair if v.scores[dimension] != 0]
+    unscored = len(pairs) - len(scored)
+    return WinRate(
+        rate=share(sum(values), len(values), num_unscored=unscored),
+        wins=sum(value > 0.5 for value in values),
+        ties=sum(value == 0.5 for value in values),
+        losses=sum(value < 0.5 for value in values),
+        num_unscored=unscored,
+        flips=proportion(sum(a.scores[dimension] * b.scores[dimension] < 0 for (a, b), _ in scored), len(scored)),
+        first_shown=proportion(sum((v.scores[dimension] > 0) == (v.shown_first == "first") for v in decided), len(decided)),
+    )
+
+
+def win_rate_json(verdicts: Sequence[Verdict]) -> dict:
+    """What `ecpo judge --json` prints: n pairs, unscored ones, and per dimension the first system's win rate."""
+    rows = {name: win_rate(verdicts, dimension=name) for name in DIMENSIONS}
+    final = rows["final"]
+    return {
+        "n": final.rate.n + final.num_unscored,
+        "n_unscored": final.num_unscored,
+        **{
+            name: {
+                "win_rate": row.rate.value,
+                "low": row.rate.low,
+                "high": row.rate.high,
+                "wins": row.wins,
+                "ties": row.ties,
+                "losses": row.losses,
+                "flips": row.flips.value,
+                "first_shown": row.first_shown.value,
+            }
+            for name, row in rows.items()
+        },
+    }

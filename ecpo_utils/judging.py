@@ -1,0 +1,151 @@
+"""Stages of notebooks 04 and 05, and of `ecpo judge`: systems of a run against the expert, released logs, damaged dialogues, two files."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from .core.artifacts import load_jsonl, write_json
+from .core.errors import ArtifactError
+from .core.schema import Domain, Trajectory, Verdict
+from .evaluate.damage import FLAWS, SEVERITIES, damage
+from .evaluate.judge import Judge, Pair, judge_pairs
+from .evaluate.transcripts import Transcript, cut_at_line_break, load_transcripts, pair_transcripts, trajectory_transcript
+from .run import Run
+
+T = TypeVar("T")
+EXPERT = "actcrs_expert"  # whose dialogues are the yardstick
+EXPERT_LOG = "actcrs_gpt"  # the released log of the expert: ActCRS on GPT-4o mini
+
+
+@contextlib.asynccontextmanager
+async def open_judge(run: Run) -> AsyncIterator[Judge]:
+    """The judge of a run's parameters, with the server it needs."""
+    async with run.clients("judge") as clients:
+        yield Judge(clients["judge"], run.params.judge_mode, max_words=run.params.judge_max_words)
+
+
+def sample_tasks(values: Sequence[T], num: int, seed: int) -> list[T]:
+    """So many values, drawn by `seed`, in their old order; all of them where there are no more (0: all)."""
+    if not 0 < num < len(values):
+        return list(values)
+    return [values[i] for i in sorted(random.Random(seed).sample(range(len(values)), num))]
+
+
+async def judge_systems(
+    run: Run, played: Mapping[Domain, Mapping[str, Sequence[Trajectory]]], comparisons: Sequence[tuple[str, str]]
+) -> dict[Domain, dict[tuple[str, str], list[Verdict]]]:
+    """Hold systems of a run against each other; writes `verdicts/A_vs_B.jsonl`, resumes, pays for no call twice.
+
+    Args:
+        run: The open run.
+        played: Per domain and system the trajectories on the same tasks.
+        comparisons: Names (first, second); the first one's win rate is asked for.
+    """
+    found: dict[Domain, dict[tuple[str, str], list[Verdict]]] = {}
+    async with open_judge(run) as judge:
+        for domain, systems in played.items():
+            spoken = {name: [trajectory_transcript(row) for row in rows] for name, rows in systems.items()}
+            found[domain] = {}
+            for first, second in comparisons:
+                pairs = pair_transcripts(spoken[first], spoken[second], names=(first, second))
+                path = run.paths.verdicts(domain, first, second)
+                found[domain][first, second] = await judge_pairs(judge, pairs, first=first, second=second, path=path)
+    return found
+
+
+def framework_comparisons(frameworks: Sequence[str]) -> list[tuple[str, str]]:
+    """Who is held against whom: everyone against the expert's ActCRS (Table 1), small backbones against their experts (Table 4)."""
+    systems = [f"{framework}_{backbone}" for backbone in ("expert", "base") for framework in frameworks]
+    table1 = [(system, EXPERT) for system in systems if system != EXPERT] if "actcrs" in frameworks else []
+    table4 = [(f"{framework}_base", f"{framework}_expert") for framework in frameworks]
+    return list(dict.fromkeys([*table1, *table4]))
+
+
+async def judge_released(run: Run) -> dict[str, dict[str, list[Verdict]]]:
+    """Every released log against the expert's, on `num_judge_pairs` tasks that all logs share, dialogues whole and cut.
+
+    Returns:
+        By "whole" and "cut" (at the first line break, as the release's script judged them, quirk Q20) and log;
+        empty where `release_dir` is not set.
+
+    Raises:
+        ArtifactError: If `release_dir` is set and holds no logs.
+    """
+    if not run.params.release_dir:
+        return {}
+    folder = Path(run.params.release_dir) / "test_log" / "book"
+    logs = {path.stem: load_transcripts(path) for path in sorted(folder.glob("*.log"))}
+    if EXPERT_LOG not in logs:
+        raise ArtifactError(f"{folder} holds no {EXPERT_LOG}.log; set release_dir to the folder that holds the release's test_log/")
+    expert = logs.pop(EXPERT_LOG)
+    shared = set.intersection(*({t.task_id for t in log} for log in [expert, *logs.values()]))
+    chosen = set(sample_tasks(sorted(shared), run.params.num_judge_pairs, run.params.seed))
+    found: dict[str, dict[str, list[Verdict]]] = {"whole": {}, "cut": {}}
+    async with open_judge(run) as judge:
+        for name, log in logs.items():
+            whole = [pair for pair in pair_transcripts(log, expert, names=(name, EXPERT_LOG)) if pair[0].task_id in chosen]
+            cut = [(cut_at_line_break(one), cut_at_line_break(other)) for one, other in whole]
+            for form, pairs in (("whole", whole), ("cut", cut)):
+                path = run.paths.verdicts("book", f"released_{form}_{name}", EXPERT_LOG)
+                found[form][name] = await judge_pairs(judge, pairs, first=name, second=EXPERT_LOG, path=path)
+    return found
+
+
+def load_originals(run: Run) -> list[Transcript]:
+    """Dialogues of the expert's ActCRS of notebook 03, the first `num_judge_pairs` of each domain that hold two replies or more."""
+    found = []
+    for domain in run.domains:
+        rows = load_jsonl(run.need(run.paths.trajectories(domain, EXPERT), "03_simulation"), Trajectory)
+        told = [t for t in map(trajectory_transcript, rows) if len(t.replies) > 1]
+        found += told[: run.params.num_judge_pairs or None]
+    return found
+
+
+async def judge_damaged(run: Run, originals: Sequence[Transcript]) -> dict[tuple[str, str], list[Verdict]]:
+    """Originals against themselves with planted flaws, by (flaw, severity), and against themselves as ("none", "none")."""
+    cases: dict[tuple[str, str], list[Pair]] = {("none", "none"): [(original, original) for original in originals]}
+    for flaw in FLAWS:
+        for severity in SEVERITIES:
+            damaged = [
+                (original, damage(original, flaw, severity, stranger=originals[i - 1], seed=run.params.seed))
+                for i, original in enumerate(originals)
+            ]
+            cases[flaw, severity] = [(original, changed) for original, changed in damaged if changed]
+    async with open_judge(run) as judge:
+        return {
+            case: await judge_pairs(judge, pairs, first="original", second="_".join(case)) if pairs else [] for case, pairs in cases.items()
+        }
+
+
+def save_reliability(run: Run, note: str) -> Path:
+    """Write the line that notebooks with a win rate quote, with what it rests on; returns the file."""
+    return write_json(run.paths.reliability, {"note": note, **run.provenance()})
+
+
+def load_reliability(run: Run) -> str:
+    """The line that notebook 05 wrote.
+
+    Raises:
+        ArtifactError: If it was not run yet.
+    """
+    path = run.need(run.paths.reliability, "05_judge_validation")
+    return json.loads(path.read_text(encoding="utf-8"))["note"]
+
+
+async def judge_files(run: Run, first: Path, second: Path, *, num_pairs: int = 0, cut: bool = False) -> list[Verdict]:
+    """Two files of dialogues on the same tasks, as `ecpo judge` compares them.
+
+    Raises:
+        ArtifactError, SchemaError: If a file cannot be read, or the two share no task.
+    """
+    pairs = pair_transcripts(load_transcripts(first), load_transcripts(second), names=(str(first), str(second)))
+    pairs = sample_tasks(pairs, num_pairs, run.params.seed)
+    if cut:
+        pairs = [(cut_at_line_break(one), cut_at_line_break(other)) for one, other in pairs]
+    async with open_judge(run) as judge:
+        return await judge_pairs(judge, pairs, first=first.stem, second=second.stem)

@@ -1,0 +1,127 @@
+"""Stages of notebooks 01 and 02: item databases, personas and tasks, over all domains of a run."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+from pathlib import Path
+
+from .core.artifacts import load_jsonl, write_jsonl
+from .core.concurrency import map_bounded
+from .core.errors import ArtifactError
+from .core.schema import Domain, Item, PersonaRecord, Task
+from .data.builtin import load_builtin
+from .data.personas import infer_persona, random_personas, sample_users
+from .data.release import load_release_tasks
+from .data.tasks import build_tasks, sample_splits, split_tasks
+from .dialogue.agents.base import NOUNS
+from .dialogue.retrieval import Embedder, ItemDatabase, build_database, is_current, load_database
+from .llm.client import ChatClient
+from .run import Run
+
+logger = logging.getLogger(__name__)
+
+MIN_LIKED = 4
+
+
+def prepare_items(run: Run) -> dict[Domain, ItemDatabase]:
+    """Write each domain's `items.jsonl` and `items.faiss`; reuses them where the items are the same."""
+    embedder = Embedder(run.params.embedder)
+    databases = {}
+    for domain in run.domains:
+        items = list(load_items(run, domain).values())
+        paths = run.paths.items(domain), run.paths.index(domain)
+        if is_current(items, embedder, *paths):
+            databases[domain] = load_database(*paths, embedder)
+        else:
+            databases[domain] = build_database(items, embedder, *paths)
+    return databases
+
+
+def open_databases(run: Run) -> dict[Domain, ItemDatabase]:
+    """The item databases that notebook 01 wrote."""
+    embedder = Embedder(run.params.embedder)
+    return {
+        domain: load_database(
+            run.need(run.paths.items(domain), "01_environment"), run.need(run.paths.index(domain), "01_environment"), embedder
+        )
+        for domain in run.domains
+    }
+
+
+def load_items(run: Run, domain: Domain) -> dict[str, Item]:
+    """Items of a domain: the built-in ones, or the targets of the released tasks."""
+    if run.params.data_source == "builtin":
+        return load_builtin(domain)[0]
+    return {task.target.item_id: task.target for split in ("train", "test") for task in _released(run, domain, split)}
+
+
+def _released(run: Run, domain: Domain, split: str) -> list[Task]:
+    if not run.params.release_dir:
+        raise ArtifactError("data_source is 'release' but release_dir is empty; set it to the folder that holds the release's task/")
+    return load_release_tasks(Path(run.params.release_dir) / "task" / f"{domain.capitalize()}_{split}.jsonl", domain)
+
+
+async def prepare_personas(run: Run) -> dict[Domain, list[PersonaRecord]]:
+    """Infer the personas of `num_personas` sampled users per domain; write `personas.jsonl` and the random baseline.
+
+    Answers that were paid for before come from the response cache. With the released tasks, whose personas
+    are given, none is inferred.
+    """
+    found = {}
+    async with contextlib.AsyncExitStack() as stack:
+        if run.params.data_source == "builtin":
+            client = (await stack.enter_async_context(run.clients("persona")))["persona"]
+        for domain in run.domains:
+            if run.params.data_source == "release":
+                given = {task.user_id: task.persona for task in _released(run, domain, "test")}
+                found[domain] = [PersonaRecord(user_id=user, persona=persona, source="release") for user, persona in given.items()]
+            else:
+                found[domain] = await _infer_all(client, run, domain)
+            write_jsonl(run.paths.personas(domain), found[domain])
+            write_jsonl(run.paths.personas(domain, "random"), random_personas(len(found[domain]), seed=run.params.seed))
+    return found
+
+
+async def _infer_all(client: ChatClient, run: Run, domain: Domain) -> list[PersonaRecord]:
+    params = run.params
+    items, reviews = load_builtin(domain)
+    users = sample_users(reviews, num_users=params.num_personas, min_liked=MIN_LIKED, min_rating=params.min_target_rating, seed=params.seed)
+    if len(users) < params.num_personas:
+        logger.warning("%s: num_personas is %d, the data have %d such users; all are taken", domain, params.num_personas, len(users))
+
+    async def infer(user: str) -> PersonaRecord:
+        return await infer_persona(client, user, reviews, items, max_reviews=params.max_reviews_per_persona, noun=NOUNS[domain])
+
+    return await map_bounded(infer, users, limit=client.endpoint.max_concurrency, description=f"{domain} personas", unit="persona")
+
+
+def load_persona_records(run: Run, source: str = "ailo") -> dict[Domain, list[PersonaRecord]]:
+    """The persona records of a source, "ailo" or "random", that notebook 02 wrote."""
+    return {
+        domain: load_jsonl(run.need(run.paths.personas(domain, source), "02_persona_diversity"), PersonaRecord) for domain in run.domains
+    }
+
+
+def prepare_tasks(run: Run) -> dict[Domain, dict[str, list[Task]]]:
+    """Write `tasks.{sgpt,ecpo,test}.jsonl` per domain. Paper: section B.2-B.3."""
+    params, prepared = run.params, {}
+    for domain in run.domains:
+        if params.data_source == "release":
+            train, test = _released(run, domain, "train"), _released(run, domain, "test")
+            random.Random(params.seed).shuffle(train)
+            random.Random(params.seed).shuffle(test)
+            held_out = {task.target.item_id for task in test}
+            train = [task for task in train if task.target.item_id not in held_out]
+        else:
+            items, reviews = load_builtin(domain)
+            personas = load_jsonl(run.need(run.paths.personas(domain), "02_persona_diversity"), PersonaRecord)
+            tasks = build_tasks(domain, personas, reviews, items, min_rating=params.min_target_rating)
+            train, test = split_tasks(tasks, split=params.split, test_share=params.test_share, seed=params.seed)
+        prepared[domain] = sample_splits(
+            train, test, num_sgpt=params.num_sgpt_tasks, num_ecpo=params.num_ecpo_tasks, num_test=params.num_test_tasks
+        )
+        for name, rows in prepared[domain].items():
+            write_jsonl(run.paths.tasks(domain, name), rows)
+    return prepared
