@@ -215,8 +215,8 @@ def _judge(options: argparse.Namespace) -> None:
         if row["win_rate"] is None:
             print(f"  {name:12} unscored")
             continue
-        position = "all ties" if row["first_shown"] is None else f"first shown preferred {row['first_shown']:.2f}"
-        print(f"  {name:12} win rate {row['win_rate']:.2f} [{row['low']:.2f}, {row['high']:.2f}], flips {row['flips']:.2f}, {position}")
+        habits = [f"{key.replace('_', ' ')} {row[key]:.2f}" for key in ("flips", "first_shown") if row[key] is not None]
+        print(", ".join([f"  {name:12} win rate {row['win_rate']:.2f} [{row['low']:.2f}, {row['high']:.2f}]", *habits]))
 
 
 def _diversity(options: argparse.Namespace) -> None:

@@ -90,7 +90,7 @@ class Params(BaseModel):
     num_cra_tasks: int = Field(ge=0)
 
     # judge, section B.5
-    judge_mode: Literal["narrow", "words"]
+    judge_mode: Literal["narrow", "tokens", "words"]
     judge_max_words: int = Field(ge=0)
     num_judge_pairs: int = Field(ge=0)
 

@@ -218,10 +218,12 @@ class Verdict(Record):
 
     Attributes:
         first: Name of the system whose win rate is asked for; `second` is what it is held against.
-        shown_first: Which of the two the judge read first; every pair is judged in both orders.
+        shown_first: Which of the two the judge read first; such a pair is judged in both orders. "apart" where it read
+            each dialogue by itself, so that there is no order.
         scores: Per dimension 1 where the first system's dialogue is better, -1 where the second's is, 0 for a tie.
         probabilities: Per dimension the probability of the answer that prefers the first system's dialogue,
             where it was read from answer tokens.
+        measures: Per dimension what the first and the second dialogue are worth, 0-1, where each was read by itself.
         error: Why this presentation is unscored, None if it is scored.
         config: Digest of everything that decides the verdict; rows of another config are not reused.
     """
@@ -229,9 +231,10 @@ class Verdict(Record):
     task_id: str
     first: str
     second: str
-    shown_first: Literal["first", "second"]
+    shown_first: Literal["first", "second", "apart"]
     scores: dict[str, Literal[-1, 0, 1]] = {}
     reasons: dict[str, str] = {}
     probabilities: dict[str, Annotated[float, Field(ge=0, le=1)]] | None = None
+    measures: dict[str, tuple[float, float]] | None = None
     error: str | None = None
     config: str = ""

@@ -44,11 +44,11 @@ class IEvaLMVoice:
     def prompt(self, policy: Policy, situation: Situation) -> list[Message]:
         """What a message is written from; the policy makes no difference to it."""
         history = (situation.history or [{"role": "assistant", "content": GREETING}])[-1 if self.mode == "narrow" else 0 :]
-        kind, examples = ("accept", "accept_examples") if situation.named else ("message", "examples")
         values = {"noun": situation.noun, "target": situation.wishes, "title": situation.title}
+        kind = "accept" if situation.named else "message"
         return [
             {"role": "system", "content": load_prompt("ievalm_system")},
-            *load_examples(f"ievalm_{examples}"),
+            *load_examples("ievalm_examples"),
             {"role": "user", "content": render(f"ievalm_{kind}", transcript=render_transcript(history), **values)},
         ]
 

@@ -1,8 +1,9 @@
-"""Which of two dialogues is better: a judge model, asked in both presentation orders. Paper: section B.5.
+"""Which of two dialogues on the same task is better, as a judge model sees it. Paper: section B.5.
 
-"words" is the paper's way: one JSON answer with a reason and a verdict per dimension, for large models. "narrow" is
-for small ones, which name the dialogue that they read first nearly always: one question per dimension, answered by
-one token, whose probabilities in the two orders are held against each other, so that a liking for a position cancels.
+"words" is the paper's way: one JSON answer with a reason and a verdict per dimension, in both presentation orders, for
+large models. "tokens" asks one question per dimension, answered by one token, whose probabilities in the two orders are
+held against each other, so that a liking for a position cancels. "narrow" is for models of a few billion parameters, which
+have next to no preference between two whole dialogues: they read each dialogue reply by reply (see `reading`).
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from ..core.errors import EndpointError, ParseError
 from ..core.schema import Message, Verdict
 from ..llm.client import ChatClient, Meter
 from ..llm.prompts import load_prompt, render
+from .reading import read_dialogue, reading_prompts
 from .transcripts import Transcript
 
-JudgeMode = Literal["narrow", "words"]
+JudgeMode = Literal["narrow", "tokens", "words"]
 DIMENSIONS = ("flexibility", "coherence", "guidance", "final")
 VERDICT_TOKENS = 500
 MAX_FAILED_IN_A_ROW = 5
@@ -47,9 +49,9 @@ class Judge:
     """Compares dialogues on the same task.
 
     Args:
-        client: The `judge` endpoint; mode "narrow" needs its log-probabilities.
-        mode: "narrow" or "words".
-        max_words: Longer messages are cut to so many words before judging, 0 for none.
+        client: The `judge` endpoint; all modes but "words" need its log-probabilities.
+        mode: "narrow", "tokens" or "words".
+        max_words: Longer messages are cut to so many words where whole dialogues are shown, 0 for none.
         meter: Counts the calls.
 
     Raises:
@@ -66,12 +68,14 @@ class Judge:
 
     def config(self, pair: Pair) -> str:
         """Digest of what decides the verdicts on a pair: the endpoint and all that it is asked."""
+        if self.mode == "narrow":
+            return digest([self.client.identity, [reading_prompts(transcript) for transcript in pair]])
         questions = ["judge_words"] if self.mode == "words" else [f"judge_{name}" for name in DIMENSIONS]
         conversations = self._conversations(pair)
         return digest([self.client.identity, [_prompt(conversations, question) for question in questions]])
 
     async def compare(self, pair: Pair, *, first: str, second: str) -> list[Verdict]:
-        """The verdicts on a pair in both orders; one that cannot be scored keeps the reason, never a 0.
+        """The verdicts on a pair, in both orders if it is shown whole; one that cannot be scored keeps the reason, never a 0.
 
         Args:
             pair: Dialogues of the first and of the second system.
@@ -80,40 +84,54 @@ class Judge:
         Raises:
             EndpointError: If no further call can succeed.
         """
-        return [await self._present(pair, swapped, first, second) for swapped in (False, True)]
+        return [await self._present(pair, shown_first, first, second) for shown_first in self._orders]
 
-    async def _present(self, pair: Pair, swapped: bool, first: str, second: str) -> Verdict:
-        shown_first = "second" if swapped else "first"
+    @property
+    def _orders(self) -> tuple[str, ...]:
+        return ("apart",) if self.mode == "narrow" else ("first", "second")
+
+    async def _present(self, pair: Pair, shown_first: str, first: str, second: str) -> Verdict:
         row = Verdict(task_id=pair[0].task_id, first=first, second=second, shown_first=shown_first, config=self.config(pair))
         silent = next((name for name, transcript in zip((first, second), pair, strict=True) if not transcript.replies), None)
         if silent:
             row.error = f"the dialogue of {silent} holds no reply of the agent"
             return row
-        ask = self._in_words if self.mode == "words" else self._by_tokens
+        ask = {"words": self._in_words, "tokens": self._by_tokens, "narrow": self._apart}[self.mode]
         try:
-            await ask(row, self._conversations(pair[::-1] if swapped else pair), -1 if swapped else 1)
+            await ask(row, pair)
         except (ParseError, EndpointError) as error:
             if isinstance(error, EndpointError) and error.fatal:
                 raise
-            row.scores, row.reasons, row.probabilities = {}, {}, None
+            row.scores, row.reasons, row.probabilities, row.measures = {}, {}, None, None
             row.error = f"{type(error).__name__}: {error}"
         return row
 
     def _conversations(self, shown: Pair) -> str:
         return render("judge_pair", one=shown[0].render(self.max_words), two=shown[1].render(self.max_words))
 
-    async def _in_words(self, row: Verdict, conversations: str, sign: int) -> None:
-        messages = _prompt(conversations, "judge_words")
+    async def _in_words(self, row: Verdict, pair: Pair) -> None:
+        sign, shown = (1, pair) if row.shown_first == "first" else (-1, pair[::-1])
+        messages = _prompt(self._conversations(shown), "judge_words")
         answer = (await self.client.parse(messages, WordedVerdict, max_tokens=VERDICT_TOKENS, meter=self.meter)).parsed
         row.scores = {name: sign * getattr(answer, name) for name in DIMENSIONS}
         row.reasons = {name: getattr(answer, f"{name}_reason") for name in DIMENSIONS}
 
-    async def _by_tokens(self, row: Verdict, conversations: str, sign: int) -> None:
-        row.probabilities = {}
+    async def _by_tokens(self, row: Verdict, pair: Pair) -> None:
+        word, shown = ("1", pair) if row.shown_first == "first" else ("2", pair[::-1])
+        conversations, row.probabilities = self._conversations(shown), {}
         for name in DIMENSIONS:
             answer = await self.client.choose(_prompt(conversations, f"judge_{name}"), ["1", "2"], meter=self.meter)
-            preferred = row.probabilities[name] = answer["1" if sign > 0 else "2"]  # unrounded: near 0 and 1 the last digits decide
-            row.scores[name] = (preferred > 0.5) - (preferred < 0.5)
+            row.probabilities[name] = answer[word]  # unrounded: near 0 and 1 the last digits decide
+            row.scores[name] = _sign(answer[word] - 0.5)
+
+    async def _apart(self, row: Verdict, pair: Pair) -> None:
+        first, second = [await read_dialogue(self.client, transcript, self.meter) for transcript in pair]
+        row.measures = {name: (first[name], second[name]) for name in DIMENSIONS}
+        row.scores = {name: _sign(first[name] - second[name]) for name in DIMENSIONS}
+
+
+def _sign(value: float) -> int:
+    return (value > 0) - (value < 0)
 
 
 def _prompt(conversations: str, question: str) -> list[Message]:
@@ -124,9 +142,9 @@ def _prompt(conversations: str, question: str) -> list[Message]:
 
 
 async def judge_pairs(judge: Judge, pairs: Sequence[Pair], *, first: str, second: str, path: Path | None = None) -> list[Verdict]:
-    """Verdicts on all pairs, both orders of a pair next to each other, written to `path` as they come.
+    """Verdicts on all pairs, those on a pair next to each other, written to `path` as they come.
 
-    Pairs that an earlier run left there are kept if both orders rest on the same dialogues and judge and have no error.
+    Pairs that an earlier run left there are kept if their verdicts rest on the same dialogues and judge and have no error.
 
     Args:
         judge: Who compares.
@@ -168,6 +186,6 @@ def _earlier(judge: Judge, pairs: Sequence[Pair], first: str, second: str, path:
     for row in load_resumable(path, Verdict):
         if row.error is None and wanted.get(row.task_id) == row.config:
             found.setdefault(row.task_id, {})[row.shown_first] = row.model_copy(update={"first": first, "second": second})
-    done = {task: [orders["first"], orders["second"]] for task, orders in found.items() if len(orders) == 2}
+    done = {task: [orders[name] for name in judge._orders] for task, orders in found.items() if set(orders) == set(judge._orders)}
     write_jsonl(path, [row for rows in done.values() for row in rows])
     return done

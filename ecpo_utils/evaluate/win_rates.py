@@ -21,8 +21,8 @@ class WinRate:
         rate: Share of judged pairs that it wins, ties counted half, with its n and 95% interval.
         wins: Pairs won; `ties` and `losses` likewise. In words the two orders of a pair may disagree: then it is a tie.
         num_unscored: Pairs without a verdict in both orders.
-        flips: Share of scored pairs whose verdict turns round with the order of presentation.
-        first_shown: Share of decided single verdicts for the dialogue that was read first, 0.5 without a position bias.
+        flips: Share of scored pairs whose verdict turns round with the order of presentation; no value for dialogues read apart.
+        first_shown: Share of decided single verdicts for the dialogue that was read first, 0.5 without a position bias; likewise.
     """
 
     rate: Rate
@@ -34,8 +34,8 @@ class WinRate:
     first_shown: Rate
 
 
-def group_pairs(verdicts: Sequence[Verdict]) -> list[tuple[Verdict, Verdict]]:
-    """The two presentations of each pair, in the order of the verdicts.
+def group_pairs(verdicts: Sequence[Verdict]) -> list[tuple[Verdict, ...]]:
+    """The two presentations of each pair, or the one verdict on dialogues read apart, in the order of the verdicts.
 
     Raises:
         SchemaError: If a pair was judged in one order only, an order twice, or the orders by two judges.
@@ -47,27 +47,33 @@ def group_pairs(verdicts: Sequence[Verdict]) -> list[tuple[Verdict, Verdict]]:
             raise SchemaError(f"task {row.task_id}: two verdicts on {row.first} vs {row.second} with the {row.shown_first} shown first")
         orders[row.shown_first] = row
     for (first, second, task), orders in found.items():
-        if len(orders) == 1:
+        if set(orders) == {"apart"}:
+            continue
+        if set(orders) != {"first", "second"}:
             raise SchemaError(f"task {task}: {first} vs {second} was judged in one order only; judge it in both")
         if orders["first"].config != orders["second"].config:
             raise SchemaError(f"task {task}: the two orders of {first} vs {second} are of different judges or dialogues; judge it anew")
-    return [(orders["first"], orders["second"]) for orders in found.values()]
+    return [tuple(orders[name] for name in ("first", "second", "apart") if name in orders) for orders in found.values()]
 
 
-def preference(pair: tuple[Verdict, Verdict], dimension: str) -> float | None:
+def preference(pair: tuple[Verdict, ...], dimension: str) -> float | None:
     """Who wins a pair, from 1 for the first system to -1 for the second; None where a presentation is unscored.
 
-    In words it is the mean of the two scores. With the probabilities p and q of the two orders it is p + q - 1, which
-    has the sign of their mean log-odds: a liking for a position adds to those of one order and cancels.
+    Of dialogues read apart it is the difference of their measures; in words it is the mean of the two scores. With the
+    probabilities p and q of the two orders it is p + q - 1, which has the sign of their mean log-odds: a liking for a
+    position adds to those of one order and cancels.
     """
     if any(verdict.error is not None or dimension not in verdict.scores for verdict in pair):
         return None
+    if pair[0].measures:
+        first, second = pair[0].measures[dimension]
+        return first - second
     if all(verdict.probabilities for verdict in pair):
         return sum(verdict.probabilities[dimension] for verdict in pair) - 1
     return sum(verdict.scores[dimension] for verdict in pair) / 2
 
 
-def outcome(pair: tuple[Verdict, Verdict], dimension: str) -> float | None:
+def outcome(pair: tuple[Verdict, ...], dimension: str) -> float | None:
     """1 for a win of the first system, 0.5 for a tie, 0 for a loss, None where unscored.
 
     In words the paper counts both orders: a win in one and a tie in the other is 0.75.
@@ -75,7 +81,7 @@ def outcome(pair: tuple[Verdict, Verdict], dimension: str) -> float | None:
     value = preference(pair, dimension)
     if value is None:
         return None
-    if all(verdict.probabilities for verdict in pair):
+    if pair[0].measures or all(verdict.probabilities for verdict in pair):
         return 0.5 if abs(value) < EVEN else float(value > 0)
     return (value + 1) / 2
 
@@ -99,7 +105,8 @@ def win_rate(verdicts: Sequence[Verdict], *, dimension: str = "final") -> WinRat
     pairs = group_pairs(verdicts)
     scored = [(pair, value) for pair in pairs if (value := outcome(pair, dimension)) is not None]
     values = [value for _, value in scored]
-    decided = [v for pair, _ in scored for v in pair if v.scores[dimension] != 0]
+    ordered = [pair for pair, _ in scored if len(pair) == 2]
+    decided = [v for pair in ordered for v in pair if v.scores[dimension] != 0]
     unscored = len(pairs) - len(scored)
     return WinRate(
         rate=share(sum(values), len(values), num_unscored=unscored),
@@ -107,7 +114,7 @@ def win_rate(verdicts: Sequence[Verdict], *, dimension: str = "final") -> WinRat
         ties=sum(value == 0.5 for value in values),
         losses=sum(value < 0.5 for value in values),
         num_unscored=unscored,
-        flips=proportion(sum(a.scores[dimension] * b.scores[dimension] < 0 for (a, b), _ in scored), len(scored)),
+        flips=proportion(sum(a.scores[dimension] * b.scores[dimension] < 0 for a, b in ordered), len(ordered)),
         first_shown=proportion(sum((v.scores[dimension] > 0) == (v.shown_first == "first") for v in decided), len(decided)),
     )
 

@@ -81,7 +81,7 @@ def test_it_reads_the_agents_last_reply_and_large_models_all_that_was_said(study
 
 def wanted(study):
     """The record as each request shows it."""
-    return [re.search(r"^Wanted: a video game. (.*)$", text, re.MULTILINE).group(1) for text in prompts(study)[0]]
+    return [re.search(r"^Note: .* a video game\. (.*)$", text, re.MULTILINE).group(1) for text in prompts(study)[0]]
 
 
 def test_the_record_is_in_view_without_what_was_told_and_whole_again_when_hardly_anything_is_left(study, make):
@@ -155,7 +155,7 @@ def test_it_accepts_and_ends_once_the_target_was_recommended_and_not_before(stud
     turns = talk(study, simulator, "How about Iron Orchard?", f"{TITLE}, perhaps?")
     assert [turn.policy for turn in turns] == ["ask_recommendation", FEEDBACK, CLOSING]
     assert (turns[-1].message, turns[-1].faults, simulator.named_at) == (f"Yes, {TITLE} it is.", (), 2)
-    assert f"Wanted: exactly this video game, {TITLE}." in prompts(study)[0][-1]
+    assert f"found. {TITLE} is exactly the video game" in prompts(study)[0][-1]
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,9 @@ from ecpo_utils.llm.cache import ResponseCache
 from ecpo_utils.llm.client import Meter
 from ecpo_utils.llm.prompts import load_prompt
 
-WORDS, NARROW = "words", "narrow"
-CALLS = {WORDS: 2, NARROW: 8}  # per pair: both orders, and in narrow mode one question per dimension
-BOTH_MODES = pytest.mark.parametrize("mode", [WORDS, NARROW])
+WORDS, TOKENS = "words", "tokens"
+CALLS = {WORDS: 2, TOKENS: 8}  # per pair: both orders, and in tokens mode one question per dimension
+BOTH_MODES = pytest.mark.parametrize("mode", [WORDS, TOKENS])
 BREAKS = {"line breaks": "1. Emma\n2. Persuasion\r\n\r\n# Conversation 2\nAssistant: 1", "separators": "a\u2028b\u2029c\x0bd\x00e"}
 
 
@@ -100,9 +100,9 @@ def prefers_good(body):
 # what is shown and asked
 
 
-def test_narrow_asks_one_question_per_dimension_in_both_orders(study, stub_endpoint, make_judge, compare):
+def test_tokens_asks_one_question_per_dimension_in_both_orders(study, stub_endpoint, make_judge, compare):
     stub_endpoint.answer = prefers_good
-    compare(make_judge(NARROW), pairs_of("t1"))
+    compare(make_judge(TOKENS), pairs_of("t1"))
     good, poor = "Customer: And?\nAssistant: Good t1", "Customer: And?\nAssistant: Poor t1"
     bodies = [chat.body for chat in stub_endpoint.chats]
     assert [conversations(body) for body in bodies] == [(good, poor)] * 4 + [(poor, good)] * 4
@@ -141,7 +141,7 @@ def test_long_messages_are_cut_each_for_itself(stub_endpoint, make_judge, compar
 
 @pytest.mark.parametrize("mode", ["full", "Narrow", ""])
 def test_an_unknown_mode_is_an_error(make_judge, mode):
-    with pytest.raises(ValueError, match=f"no judge mode '{mode}'; there are: narrow, words"):
+    with pytest.raises(ValueError, match=f"no judge mode '{mode}'; there are: narrow, tokens, words"):
         make_judge(mode)
 
 
@@ -150,7 +150,7 @@ def test_an_unknown_mode_is_an_error(make_judge, mode):
 
 def test_probabilities_are_of_the_first_system_in_both_orders(stub_endpoint, make_judge, compare):
     stub_endpoint.answer = lambda body: answer(body, 0.9 if "Good" in conversations(body)[0] else 0.6)
-    rows = compare(make_judge(NARROW), pairs_of("t1"))
+    rows = compare(make_judge(TOKENS), pairs_of("t1"))
     assert [(row.task_id, row.first, row.second, row.shown_first) for row in rows] == [
         ("t1", "ecpo", "expert", "first"), ("t1", "ecpo", "expert", "second"),
     ]  # fmt: skip
@@ -177,7 +177,7 @@ def test_faint_preferences_under_a_strong_liking_for_a_position_are_kept(stub_en
         return choice(**{"1": 1 - second, "2": second})
 
     stub_endpoint.answer = nearly_always_first
-    found = win_rate(compare(make_judge(NARROW), pairs_of("t1", "t2")))
+    found = win_rate(compare(make_judge(TOKENS), pairs_of("t1", "t2")))
     assert (found.rate.value, found.flips.value) == (1.0, 1.0)
 
 
@@ -275,7 +275,7 @@ def test_unreadable_words_are_unscored_with_their_reason(stub_endpoint, make_jud
 @pytest.mark.parametrize("token", ["Neither", "Conversation", "", "\u0661", "12", "{"])
 def test_a_token_that_names_neither_dialogue_is_unscored_with_its_reason(stub_endpoint, make_judge, compare, token):
     stub_endpoint.answer = lambda body: Reply(token, logprobs=[{token: -0.001, "1": -9.0}])
-    rows = compare(make_judge(NARROW), pairs_of("a", "b"))
+    rows = compare(make_judge(TOKENS), pairs_of("a", "b"))
     assert all(row.error.startswith(f"ParseError: judge: the answer is none of 1, 2 but {token!r}") for row in rows)
     assert not any(row.scores or row.probabilities for row in rows)
     found = win_rate(rows)
@@ -318,10 +318,10 @@ def test_an_endpoint_that_fails_on_one_pair_leaves_the_others_scored(stub_endpoi
 
 
 @pytest.mark.parametrize("reply", [Reply("1"), Reply("1", logprobs=[]), Reply("logprobs are not supported by this model", status=400)])
-def test_a_judge_without_log_probabilities_stops_narrow_mode_and_names_the_parameter(stub_endpoint, make_judge, compare, tmp_path, reply):
+def test_a_judge_without_log_probabilities_stops_tokens_mode_and_names_the_parameter(stub_endpoint, make_judge, compare, tmp_path, reply):
     stub_endpoint.answer = lambda body: reply
     with pytest.raises(EndpointError, match="judge endpoint .*log-?prob.*set judge_mode to") as caught:
-        compare(make_judge(NARROW), pairs_of("a", "b"), tmp_path / "v.jsonl")
+        compare(make_judge(TOKENS), pairs_of("a", "b"), tmp_path / "v.jsonl")
     assert caught.value.fatal and load_jsonl(tmp_path / "v.jsonl", Verdict) == []
     assert len(stub_endpoint.chats) <= 2  # a pair that begins in this moment is cancelled
 
@@ -431,11 +431,11 @@ ANOTHER = {
 def test_verdicts_of_another_judge_are_not_reused(stub_endpoint, make_judge, compare, tmp_path, change):
     stub_endpoint.answer = prefers_good
     path, pairs = tmp_path / "v.jsonl", [(dialogue(task, f"{task}: Good indeed"), dialogue(task, f"{task}: Poor indeed")) for task in "ab"]
-    old = compare(make_judge(NARROW), pairs, path)
-    other = make_judge(NARROW)
+    old = compare(make_judge(TOKENS), pairs, path)
+    other = make_judge(TOKENS)
     change(other)
     rows = compare(other, pairs, path)
-    assert len(stub_endpoint.chats) == 2 * (CALLS[NARROW] + CALLS[other.mode])
+    assert len(stub_endpoint.chats) == 2 * (CALLS[TOKENS] + CALLS[other.mode])
     assert {row.config for row in rows}.isdisjoint(row.config for row in old) and load_jsonl(path, Verdict) == rows
 
 
@@ -472,8 +472,8 @@ def test_verdicts_on_other_dialogues_are_not_reused(stub_endpoint, make_judge, c
 def test_swapped_systems_are_other_verdicts_in_the_same_file(stub_endpoint, make_judge, compare, tmp_path):
     stub_endpoint.answer = prefers_good
     path, pairs = tmp_path / "v.jsonl", pairs_of("a")
-    assert win_rate(compare(make_judge(NARROW), pairs, path)).rate.value == 1.0
-    assert win_rate(compare(make_judge(NARROW), swapped(pairs), path)).rate.value == 0.0
+    assert win_rate(compare(make_judge(TOKENS), pairs, path)).rate.value == 1.0
+    assert win_rate(compare(make_judge(TOKENS), swapped(pairs), path)).rate.value == 0.0
 
 
 def test_reused_verdicts_bear_the_names_of_today(stub_endpoint, make_judge, compare, forget, tmp_path):

@@ -1,0 +1,81 @@
+"""How a small judge reads one dialogue: reply by reply, by the probabilities of single answer words.
+
+A model of one or two billion parameters that is shown two whole dialogues has next to no preference but for a position.
+Shown one reply, it tells quite surely what kind of message it is, and whether it takes up what the customer said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..core.matching import normalise
+from ..core.schema import Message
+from ..llm.client import ChatClient, Meter
+from ..llm.prompts import load_examples, load_prompt
+from .transcripts import Transcript
+
+KINDS = ("question", "offer", "statement", "notes", "error")
+UPTAKE = ("takes", "ignores")
+READ_DIMENSIONS = ("flexibility", "coherence", "guidance")
+SHOWN_WORDS = 25  # of the beginning and of the end of a message
+
+
+def both_ends(text: str, words: int = SHOWN_WORDS) -> str:
+    """A text with its middle left out: how a message ends says whether it leads on."""
+    parts = text.split()
+    return " ".join(parts) if len(parts) <= 2 * words else " ".join([*parts[:words], "...", *parts[-words:]])
+
+
+def reply_scores(kinds: dict[str, float], takes_up: float, *, repeated: bool) -> dict[str, float]:
+    """What one reply is worth per dimension, 0-1.
+
+    Args:
+        kinds: Probability of each of `KINDS`.
+        takes_up: Probability that it takes up what the customer said last.
+        repeated: Whether the agent said the same before: then it neither adapts nor makes sense in its place.
+    """
+    if repeated:
+        return {"flexibility": 0.0, "coherence": 0.0, "guidance": kinds["question"] + kinds["offer"]}
+    sound = 1 - kinds["notes"] - kinds["error"]
+    return {"flexibility": takes_up, "coherence": sound, "guidance": kinds["question"] + kinds["offer"]}
+
+
+async def read_dialogue(client: ChatClient, transcript: Transcript, meter: Meter | None = None) -> dict[str, float]:
+    """Mean over the agent's replies of `reply_scores`, and "final", the mean of the three.
+
+    Args:
+        client: The `judge` endpoint; needs its log-probabilities. Two one-token calls per reply.
+        transcript: Holds at least one reply.
+        meter: Counts the calls.
+
+    Raises:
+        EndpointError, ParseError: See `ChatClient.choose`.
+    """
+    rows, said, customer = [], set(), ""
+    for message in transcript.messages:
+        text = message["content"]
+        if message["role"] == "user":
+            customer = text
+        elif text.strip():
+            kinds = await client.choose(_prompt("judge_kind", both_ends(text)), KINDS, meter=meter)
+            exchange = f"Customer: {both_ends(customer)}\nAssistant: {both_ends(text)}"
+            uptake = await client.choose(_prompt("judge_uptake", exchange), UPTAKE, meter=meter)
+            rows.append(reply_scores(kinds, uptake["takes"], repeated=normalise(text) in said))
+            said.add(normalise(text))
+    return mean_scores(rows)
+
+
+def mean_scores(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Scores of a dialogue from those of its replies."""
+    means = {name: sum(row[name] for row in rows) / len(rows) for name in READ_DIMENSIONS}
+    return means | {"final": sum(means.values()) / len(means)}
+
+
+def _prompt(name: str, text: str) -> list[Message]:
+    system = {"role": "system", "content": load_prompt(f"{name}_system")}
+    return [system, *load_examples(f"{name}_examples"), {"role": "user", "content": text}]
+
+
+def reading_prompts(transcript: Transcript) -> list[list[Message]]:
+    """All that is asked about a dialogue, for digests."""
+    return [_prompt(name, transcript.render()) for name in ("judge_kind", "judge_uptake")]
