@@ -201,7 +201,7 @@ def plot_damage(table: pd.DataFrame, profile: str) -> Figure:
         axis.errorbar(places, rows["original_preferred"], yerr=errors, fmt="none", ecolor="#333", capsize=2, lw=0.8)
     axis.axhline(0.5, color="#999", ls=":", lw=1)
     axis.set(ylim=(0, 1.05), xticks=range(len(flaws)), xticklabels=[flaw.replace("_", " ") for flaw in flaws], ylabel="original preferred")
-    axis.legend(fontsize=7, frameon=False, loc="lower right")
+    figure.legend(*axis.get_legend_handles_labels(), fontsize=7, frameon=False, loc="outside upper center", ncols=3)
     _mark(figure, profile)
     return figure
 
