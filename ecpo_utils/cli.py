@@ -65,7 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     chat.add_argument("--task", default="", metavar="ID", help="a task of notebook 02 whose target is the hidden one")
 
     add("doctor", _doctor, "tell what this machine has and what each profile lacks")
-    add("serve", _serve, "serve an embedded model on loopback until Ctrl-C").add_argument("model")
+    serve = add("serve", _serve, "serve an embedded model on loopback until Ctrl-C")
+    serve.add_argument("model")
+    serve.add_argument("--slots", type=_positive, metavar="N", help="answers decoded side by side (6, as most roles in params/)")
 
     metrics = add("metrics", _metrics, "success rate, recall, turns and confirmation of trajectories or a released log")
     metrics.add_argument("path", type=Path)
@@ -86,6 +88,12 @@ def _parser() -> argparse.ArgumentParser:
     diversity.add_argument("--seed", type=int, default=0)
     diversity.add_argument("--json", action="store_true")
     return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number above 0")
+    return int(text)
 
 
 def _say(line: str) -> None:
@@ -138,9 +146,9 @@ def _doctor(options: argparse.Namespace) -> None:
 
 
 def _serve(options: argparse.Namespace) -> None:
-    from .llm.servers import ServerSpec, serving
+    from .llm.servers import SLOTS, server_spec, serving
 
-    with serving(ServerSpec("embedded", options.model)) as server:
+    with serving(server_spec("embedded", options.model, options.slots or SLOTS)) as server:
         print(f"{options.model} answers at {server.base_url}\nkey: {server.api_key}\nCtrl-C ends it (unless others use it)", flush=True)
         signal.pause()
 
@@ -176,6 +184,7 @@ def _status(text: str) -> None:
 
 def _metrics(options: argparse.Namespace) -> None:
     from .core.artifacts import load_jsonl
+    from .core.errors import SchemaError
     from .core.schema import Trajectory
     from .data.release import load_release_log
     from .evaluate.metrics import metrics_json, summarize, summarize_log
@@ -183,7 +192,10 @@ def _metrics(options: argparse.Namespace) -> None:
     if options.path.suffix == ".log":
         metrics = summarize_log(load_release_log(options.path))
     else:
-        metrics = summarize(load_jsonl(options.path, Trajectory))
+        rows = load_jsonl(options.path, Trajectory)
+        if not rows:
+            raise SchemaError(f"{options.path}: the file is empty; expected one trajectory per line")
+        metrics = summarize(rows)
     if options.json:
         print(json.dumps(metrics_json(metrics)))
         return

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -14,11 +16,13 @@ import psutil
 from .core.errors import EcpoError
 from .core.params import Endpoint, Params, load_profile
 from .core.paths import cache_root, repository_root
+from .llm.client import OPENAI_URL, on_loopback
 from .llm.models import load_registry, locate_model
 from .llm.servers import list_servers
 
 ROLES = ("persona", "simulator", "expert", "cra", "rewriter", "judge")
 NEEDED_GB = {"embedded": 6, "vllm": 12}
+PROBE_TIMEOUT_S = 5.0
 
 
 def gpus() -> list[str]:
@@ -30,7 +34,10 @@ def gpus() -> list[str]:
 
 
 def diagnose() -> list[str]:
-    """Lines of a report: machine, models, servers, and for each profile what is missing."""
+    """Lines of a report: machine, models, servers, keys, and for each profile what is missing.
+
+    Endpoints are asked for their models, OpenAI's own only with a key.
+    """
     memory = psutil.virtual_memory()
     lines = [
         f"machine   Python {platform.python_version()}, {os.cpu_count()} cores, {memory.total / 2**30:.0f} GiB memory "
@@ -40,10 +47,10 @@ def diagnose() -> list[str]:
     for name in load_registry():
         lines.append(f"model     {name:32} {_located(name)}")
     lines += [f"server    {server.base_url} (pid {server.pid})" for server in list_servers()] or ["server    none running"]
-    for path in sorted((repository_root() / "params").glob("*.yaml")):
-        if path.stem != "models":
-            lines += _profile_lines(path)
-    return lines
+    profiles = {path.stem: _load(path) for path in sorted((repository_root() / "params").glob("*.yaml")) if path.stem != "models"}
+    lines += _key_lines([params for params in profiles.values() if isinstance(params, Params)])
+    probe = functools.cache(probe_endpoint)
+    return lines + [_profile_line(name, params, probe) for name, params in profiles.items()]
 
 
 def _free_disk_gb() -> float:
@@ -60,19 +67,52 @@ def _located(name: str) -> str:
         return f"BAD: {error}"
 
 
-def _profile_lines(path: os.PathLike) -> list[str]:
+def _load(path: Path) -> Params | EcpoError:
     try:
-        lacks = profile_lacks(load_profile(path))
+        return load_profile(path)
     except EcpoError as error:
-        return [f"profile   {path.stem:8} BAD: {error}"]
-    return [f"profile   {path.stem:8} {'ready' if not lacks else 'lacks: ' + '; '.join(lacks)}"]
+        return error
 
 
-def profile_lacks(params: Params) -> list[str]:
-    """What must be added to this machine before the profile can run; empty if nothing."""
+def _key_lines(profiles: list[Params]) -> list[str]:
+    """Each environment variable that a profile takes a key from, whether it is set, and which profiles those are."""
+    users: dict[str, dict[str, bool]] = {}
+    for params in profiles:
+        for endpoint in (getattr(params, role) for role in ROLES):
+            if endpoint.provider == "openai":
+                needs = users.setdefault(endpoint.api_key_env, {})
+                needs[params.profile] = needs.get(params.profile, False) or _base_url(endpoint) is None
+    lines = []
+    for name, needs in sorted(users.items()):
+        needed, used = (", ".join(profile for profile in needs if needs[profile] == must) for must in (True, False))
+        words = [f"needed by {needed}"] * bool(needed) + [f"sent by {used} to an endpoint that may not ask for it"] * bool(used)
+        lines.append(f"key       {name:32} {'set' if _key(name) else 'not set'}; {'; '.join(words)}")
+    return lines
+
+
+def _key(name: str) -> str:
+    return os.environ.get(name, "").strip()
+
+
+def _base_url(endpoint: Endpoint) -> str | None:
+    return endpoint.base_url or os.environ.get(endpoint.base_url_env) or None
+
+
+def _profile_line(name: str, params: Params | EcpoError, probe: Callable[[str, str], str]) -> str:
+    try:
+        if isinstance(params, EcpoError):
+            raise params
+        lacks = profile_lacks(params, probe)
+    except EcpoError as error:
+        return f"profile   {name:8} BAD: {error}"
+    return f"profile   {name:8} {'ready' if not lacks else 'lacks: ' + '; '.join(lacks)}"
+
+
+def profile_lacks(params: Params, probe: Callable[[str, str], str]) -> list[str]:
+    """What must be added to this machine before the profile can run; empty if nothing. `probe`: see `probe_endpoint`."""
     lacks: dict[str, None] = {}
     for role in ROLES:
-        for lack in _endpoint_lacks(getattr(params, role)):
+        for lack in _endpoint_lacks(getattr(params, role), probe):
             lacks[lack] = None
     if locate_model(params.embedder) is None and not _can_fetch(params.embedder):
         lacks[f"model {params.embedder}"] = None
@@ -85,12 +125,15 @@ def _can_fetch(name: str) -> bool:
     return bool(load_registry()[name].packages)
 
 
-def _endpoint_lacks(endpoint: Endpoint) -> list[str]:
+def _endpoint_lacks(endpoint: Endpoint, probe: Callable[[str, str], str]) -> list[str]:
     if endpoint.provider == "openai":
-        base_url = endpoint.base_url or os.environ.get(endpoint.base_url_env)
-        if base_url:
-            return [] if _answers(base_url, os.environ.get(endpoint.api_key_env) or "none") else [f"an answer from {base_url}"]
-        return [] if os.environ.get(endpoint.api_key_env) else [f"the environment variable {endpoint.api_key_env}"]
+        base_url, key = _base_url(endpoint), _key(endpoint.api_key_env)
+        if not key and base_url is None:
+            return [f"the environment variable {endpoint.api_key_env}"]
+        if not key.isascii():
+            return [f"a key in {endpoint.api_key_env} without the character that no key has; paste it again"]
+        fault = probe(base_url or OPENAI_URL, key or "no-key")
+        return [f"an answer from {base_url or OPENAI_URL} ({fault.replace('KEY', '$' + endpoint.api_key_env)})"] if fault else []
     lacks = []
     if endpoint.model not in load_registry():
         return [f"an entry '{endpoint.model}' in params/models.yaml"]
@@ -104,15 +147,23 @@ def _endpoint_lacks(endpoint: Endpoint) -> list[str]:
     return lacks
 
 
-def _answers(base_url: str, key: str) -> bool:
+def probe_endpoint(base_url: str, key: str) -> str:
+    """What is wrong with an endpoint that is asked for its models, "" if it answers; KEY stands for the key's variable."""
     import openai
 
+    direct = openai.DefaultHttpxClient(trust_env=False) if on_loopback(base_url) else None  # no proxy to ourselves
     try:
-        openai.OpenAI(base_url=base_url, api_key=key, timeout=5.0, max_retries=0).models.list()
+        openai.OpenAI(base_url=base_url, api_key=key, timeout=PROBE_TIMEOUT_S, max_retries=0, http_client=direct).models.list()
+    except openai.NotFoundError:
+        return ""  # endpoints without a model list are fine
+    except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
+        return f"{error.status_code}: is the key in KEY right?"
     except openai.APIStatusError as error:
-        return error.status_code == 404  # endpoints without a model list are fine
-    except openai.OpenAIError:
-        return False
+        return f"status {error.status_code}"
+    except openai.APITimeoutError:
+        return f"none within {PROBE_TIMEOUT_S:g} s"
+    except openai.OpenAIError as error:
+        return f"{error} {error.__cause__}"
     except (AttributeError, ValueError):
-        return True  # it answers, though with no list
-    return True
+        return ""  # it answers, though with no list
+    return ""

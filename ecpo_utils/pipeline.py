@@ -18,12 +18,18 @@ import nbformat
 import psutil
 
 from .core.artifacts import writing
-from .core.errors import ArtifactError, EcpoError, ParamsError
+from .core.errors import ArtifactError, EcpoError, ModelError, ParamsError
 from .core.params import Params, load_profile
 from .core.paths import RunPaths, repository_root
+from .doctor import ROLES
+from .llm.models import find_model
+from .llm.servers import check_loadable, server_spec
 from .workflow import NEEDS
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
+_ERROR = re.compile(r"[\w.]*(Error|Exception)\b")  # how the last line of a traceback begins
+# the shell around Snakemake: when `ecpo run` is gone, by `kill -9` as well, its pipe is closed and the process group ends
+_GUARD = 'exec 3<&0; { read -r _ <&3; kill -KILL 0; } & exec "$@" 3<&- </dev/null'
 
 
 class StudyError(EcpoError):
@@ -40,13 +46,15 @@ def run_study(profile: str, *, only: str = "", domain: str = "all", say: Callabl
         say: Receives lines of progress; one that ends in "\\r" is to be overwritten.
 
     Raises:
-        ParamsError: If the profile is not well-formed, or has no such domain or notebook.
+        ParamsError: If the profile is not well-formed, names a model that its provider cannot serve, or has no such
+            domain or notebook.
         ArtifactError: If another run of the profile is under way, or files cannot be written.
         StudyError: If a notebook fails.
     """
     root = repository_root()
     os.chdir(root)
     params = load_profile(root / "params" / f"{profile}.yaml")
+    _check_models(params)
     names = _chosen(params, only, domain)
     paths = RunPaths(root, profile)
     with exclusive(paths) as lock:
@@ -60,6 +68,18 @@ def run_study(profile: str, *, only: str = "", domain: str = "all", say: Callabl
         for name in names:
             if _stamp(paths.executed(name, domain)) == before[name]:
                 say(f"   {name}: up to date")
+
+
+def _check_models(params: Params) -> None:
+    role = "embedder"
+    try:
+        find_model(params.embedder)
+        for role in ROLES:
+            endpoint = getattr(params, role)
+            if endpoint.provider != "openai":
+                check_loadable(server_spec(endpoint.provider, endpoint.model, adapter=endpoint.adapter))
+    except ModelError as error:
+        raise ParamsError(f"params/{params.profile}.yaml: {role}: {error}") from None
 
 
 def _chosen(params: Params, only: str, domain: str) -> list[str]:
@@ -125,8 +145,8 @@ def _snakemake(paths: RunPaths, names: Sequence[str], domain: str, say: Callable
         file = log.open("w")
     with file:
         process = subprocess.Popen(
-            command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True, pass_fds=[lock.fileno()],
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            ["sh", "-c", _GUARD, "sh", *command], stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.PIPE, start_new_session=True,
+            pass_fds=[lock.fileno()], env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )  # fmt: skip
         try:
             with writing(paths.run / ".lock"):
@@ -162,14 +182,18 @@ def _follow(process: subprocess.Popen, paths: RunPaths, domain: str, say: Callab
 
 def last_line(path: Path) -> str:
     """The newest line of a log that is worth showing: a progress bar or a message."""
+    return next((line for line in _last_lines(path) if line and "Executing" not in line and not line.startswith("Ending Cell")), "")
+
+
+def _last_lines(path: Path) -> list[str]:
+    """Lines at the end of a log, the newest first."""
     try:
         with open(path, "rb") as file:
             file.seek(max(0, path.stat().st_size - 4000))
             text = file.read().decode(errors="replace")
     except OSError:
-        return ""
-    lines = [_ANSI.sub("", line).strip() for line in re.split(r"[\r\n]+", text)]
-    return next((line for line in reversed(lines) if line and "Executing" not in line and not line.startswith("Ending Cell")), "")
+        return []
+    return [_ANSI.sub("", line).strip() for line in reversed(re.split(r"[\r\n]+", text))]
 
 
 def _cells(copy: Path) -> list[nbformat.NotebookNode]:
@@ -197,6 +221,17 @@ def explain_failure(paths: RunPaths, domain: str, code: int) -> StudyError:
                     f"  executed copy: {copy.relative_to(paths.root)}\n  log: {paths.log(name, domain).relative_to(paths.root)}\n"
                     f"  what is finished is kept; mend the cause and run the same command again"
                 )
-        return StudyError(f"notebook {name} stopped (exit {code}); log: {paths.log(name, domain)}; run the same command again to go on")
-    lines = [line.strip() for line in snakemake_log.read_text(errors="replace").splitlines() if "rror" in line or "xception" in line]
-    return StudyError(f"Snakemake failed (exit {code}): {lines[0] if lines else 'see its log'}; log: {snakemake_log}")
+        return _stopped(paths, name, domain, code)
+    text = snakemake_log.read_text(errors="replace")
+    begun = re.findall(r"^ *wildcards: name=(\w+)$", text, re.MULTILINE)
+    if begun and "CalledProcessError" in text:  # its copy could not be written
+        return _stopped(paths, begun[-1], domain, code)
+    error = re.search(rf"^{_ERROR.pattern}(:\s.*|$)", text, re.MULTILINE)
+    reason = " ".join(error[0].split())[:300] if error else "see its log"
+    return StudyError(f"Snakemake failed (exit {code}): {reason}; log: {snakemake_log}")
+
+
+def _stopped(paths: RunPaths, name: str, domain: str, code: int) -> StudyError:
+    log = paths.log(name, domain)
+    reason = next((f": {line[:300]}" for line in _last_lines(log) if _ERROR.match(line)), "")
+    return StudyError(f"notebook {name} stopped (exit {code}){reason}; log: {log}; run the same command again to go on")

@@ -1,5 +1,6 @@
 """The command line: exact JSON, one line per error, exit codes."""
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -7,9 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from stub_endpoint import Reply
 
 from ecpo_utils import cli
+from ecpo_utils.core.params import load_profile
 from ecpo_utils.core.schema import Confirmation, Item, Persona, PersonaRecord, Trajectory, Turn
+from ecpo_utils.llm.servers import server_spec
 
 ROOT = Path(__file__).parents[1]
 RELEASE = ROOT.parent / "shared" / "ecpo_release"
@@ -113,9 +117,11 @@ def test_metrics_json_of_trajectories_by_hand(ecpo, trajectories):
                       "mean_confirmation": (4 + 1 + 5 + 0) / 4}  # fmt: skip
 
 
-def test_metrics_of_no_dialogue_are_null(ecpo, tmp_path):
-    _, out, _ = ecpo("metrics", write(tmp_path / "none.jsonl", []), "--json")
-    assert json.loads(out) == dict.fromkeys(METRICS) | {"n": 0, "n_failed": 0}
+@pytest.mark.parametrize("name", ["none.jsonl", "none.log"])
+@pytest.mark.parametrize("text", ["", "\n \n"])
+def test_metrics_of_an_empty_file_are_an_error(fails, tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    assert name in fails("metrics", tmp_path / name, "--json")
 
 
 def test_metrics_for_reading_have_intervals_and_counts(ecpo, trajectories):
@@ -264,6 +270,21 @@ def test_a_fault_in_a_params_file_names_file_and_key_before_any_work(fails, chec
     assert not (checkout / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("embedder: all-minilm-l6-v2", "embedder: minilm", "embedder: no model 'minilm' in params/models.yaml; known: "),
+        ("cra: {provider: embedded, model: smollm2-135m-instruct-q4", "cra: {provider: embedded, model: smol", "cra: no model 'smol'"),
+        ("smollm2-135m-instruct-q4", "smollm2-135m-instruct", "cra: the embedded server loads GGUF files; "),
+    ],
+)
+def test_a_model_that_cannot_be_served_is_told_with_its_role_before_any_work(fails, checkout, old, new, message):
+    change(checkout, old, new)
+    line = fails("run")
+    assert "params/quick.yaml: " in line and message in line
+    assert not (checkout / "runs").exists()
+
+
 def test_an_unknown_notebook_or_domain_lists_the_known_ones(fails, checkout):
     assert "no notebook begins with '99'; there are: 01_environment, " in fails("run", "--only", "99")
     assert "profile quick has no domain 'music'; it has: book, game, yelp" in fails("run", "--domain", "music")
@@ -318,15 +339,41 @@ def test_doctor_tells_machine_models_and_what_each_profile_lacks(ecpo, checkout)
     assert "the environment variable OPENAI_API_KEY" in profiles["paper"]
 
 
-def test_doctor_counts_a_key_and_an_endpoint_that_answers(ecpo, checkout, monkeypatch, stub_endpoint):
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
-    assert "OPENAI_API_KEY" not in doctor(ecpo)[0]["gpu"]
+def keys(out):
+    """What doctor says of each key's variable."""
+    return {line.split()[1]: " ".join(line.split()[2:]) for line in out.splitlines() if line.startswith("key ")}
+
+
+def test_doctor_asks_openai_itself_once_and_only_with_a_key(ecpo, checkout, monkeypatch, stub_endpoint):
+    monkeypatch.setattr("ecpo_utils.doctor.OPENAI_URL", stub_endpoint.base_url)
+    assert keys(doctor(ecpo)[1]) == {"OPENAI_API_KEY": "not set; needed by gpu, paper"} and stub_endpoint.requests == []
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test\n")
+    profiles, out = doctor(ecpo)
+    assert "OPENAI_API_KEY" not in profiles["gpu"] and "answer" not in profiles["gpu"]
+    assert keys(out) == {"OPENAI_API_KEY": "set; needed by gpu, paper"} and "sk-test" not in out
+    assert [(each.path, each.headers["authorization"]) for each in stub_endpoint.requests] == [("/v1/models", "Bearer sk-test")]
+    stub_endpoint.models_reply = Reply("no sk-test", status=401)
+    profiles, out = doctor(ecpo)
+    assert f"an answer from {stub_endpoint.base_url} (401: is the key in $OPENAI_API_KEY right?)" in profiles["paper"]
+    assert "sk-test" not in out
+    monkeypatch.setenv("OPENAI_API_KEY", "\u201csk-test\u201d")
+    assert "a key in OPENAI_API_KEY without the character" in doctor(ecpo)[0]["gpu"]
+
+
+def test_doctor_counts_an_endpoint_that_answers_and_reaches_loopback_past_a_proxy(ecpo, checkout, monkeypatch, stub_endpoint):
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
     path = checkout / "params" / "gpu.yaml"
     elsewhere = f'model: m, base_url: "{stub_endpoint.base_url}", api_key_env: MY_KEY,'
     path.write_text(path.read_text().replace("model: gpt-4o-mini,", elsewhere))
+    assert keys(doctor(ecpo)[1])["MY_KEY"] == "not set; sent by gpu to an endpoint that may not ask for it"
+    stub_endpoint.requests.clear()
     monkeypatch.setenv("MY_KEY", "sk-mine")
-    assert "answer" not in doctor(ecpo)[0]["gpu"]
-    assert {request.headers["authorization"] for request in stub_endpoint.requests} == {"Bearer sk-mine"}
+    profiles, out = doctor(ecpo)
+    assert "answer" not in profiles["gpu"] and keys(out)["MY_KEY"].startswith("set; sent by gpu")
+    assert [request.headers["authorization"] for request in stub_endpoint.requests] == ["Bearer sk-mine"]
     address = stub_endpoint.base_url
     stub_endpoint.close()
     assert f"an answer from {address}" in doctor(ecpo)[0]["gpu"]
@@ -340,6 +387,31 @@ def test_doctor_goes_on_after_a_bad_profile(ecpo, checkout, old, new, message):
     change(checkout, old, new)
     profiles, _ = doctor(ecpo)
     assert message in profiles["quick"] and sorted(profiles) == PROFILES
+
+
+# serve
+
+
+def test_serve_asks_for_the_server_that_the_roles_of_a_profile_ask_for(ecpo, monkeypatch):
+    asked = []
+
+    @contextlib.contextmanager
+    def serving(spec):
+        asked.append(spec)
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr("ecpo_utils.llm.servers.serving", serving)
+    simulator, cra = load_profile(ROOT / "params" / "quick.yaml").simulator, load_profile(ROOT / "params" / "quick.yaml").cra
+    assert ecpo("serve", simulator.model)[0] == ecpo("serve", cra.model, "--slots", cra.max_concurrency)[0] == 130
+    assert asked == [server_spec(role.provider, role.model, role.max_concurrency) for role in (simulator, cra)]
+
+
+@pytest.mark.parametrize("slots", ["0", "-1", "two"])
+def test_slots_that_are_no_number_are_wrong_usage(capsys, slots):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["serve", "smollm2-135m-instruct-q4", f"--slots={slots}"])
+    assert ended.value.code == 2 and f"'{slots}' is no whole number above 0" in capsys.readouterr().err
 
 
 # the command itself

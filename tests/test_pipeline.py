@@ -1,13 +1,16 @@
 """`ecpo run`: what it asks of Snakemake, what it says of a failure, and that two runs do not meet."""
 
+import contextlib
 import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
@@ -44,6 +47,19 @@ def write_notebook(path, *cells):
 def failing_cell(source, name, value):
     error = new_output("error", ename=name, evalue=value, traceback=[])
     return new_code_cell(source, outputs=[error])
+
+
+def wait_until(happens):
+    deadline = time.monotonic() + 60
+    while not happens() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert happens()
+
+
+def is_up(pid):
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 @pytest.mark.parametrize(("only", "expected"), [("", list(NEEDS)), ("02", ["01_environment", "02_persona_diversity"])])
@@ -114,6 +130,60 @@ def test_a_notebook_that_was_killed_says_how_to_go_on(paths):
     write_notebook(paths.running("03_simulation", "game"), new_code_cell("played = await simulate()"))
     text = str(explain_failure(paths, "game", -9))
     assert text.startswith("notebook 03_simulation stopped (exit -9); log: ") and text.endswith("run the same command again to go on")
+
+
+def test_a_kernel_that_died_is_named_from_the_log(paths):
+    write_notebook(paths.running("03_simulation"), new_code_cell("played = await simulate()"))
+    paths.log("03_simulation").parent.mkdir(parents=True)
+    paths.log("03_simulation").write_text("Traceback:\n  raise x\nnbclient.exceptions.DeadKernelError: Kernel died\n\n")
+    assert "stopped (exit 1): nbclient.exceptions.DeadKernelError: Kernel died; log: " in str(explain_failure(paths, "all", 1))
+
+
+STARTED = """localrule notebook:
+    input: notebooks/01_environment.ipynb, ecpo_utils/core/errors.py
+    wildcards: name=01_environment
+"""
+
+
+@pytest.mark.parametrize(
+    ("snakemake", "notebook", "expected"),
+    [
+        (f"{STARTED}RuleException:\nCalledProcessError in file 'Snakefile', line 45:\n", "PermissionError: Permission denied: 'runs'\n",
+         "notebook 01_environment stopped (exit 1): PermissionError: Permission denied: 'runs'; log: "),
+        (f"{STARTED}Traceback:\n  File x\nPermissionError: [Errno 13] no\n", None,
+         "Snakemake failed (exit 1): PermissionError: [Errno 13] no; log: "),
+        ("WorkflowError:\nNo rule for\nthis\n", None, "Snakemake failed (exit 1): WorkflowError: No rule for; log: "),
+        ("", None, "Snakemake failed (exit 1): see its log; log: "),
+    ],
+)  # fmt: skip
+def test_a_failure_without_a_copy_tells_the_error_and_not_a_files_name(paths, snakemake, notebook, expected):
+    log = paths.run / "logs" / "snakemake.log"
+    log.parent.mkdir(parents=True)
+    log.write_text(snakemake)
+    if notebook:
+        paths.log("01_environment").write_text(notebook)
+    assert str(explain_failure(paths, "all", 1)).startswith(expected)
+
+
+def test_all_that_a_run_started_ends_with_it_by_kill_9_as_well(paths, tmp_path):
+    """The stand-in for Snakemake starts a child in its process group, as Snakemake does."""
+    code = """
+import sys
+from ecpo_utils import pipeline
+pipeline.snakemake_command = lambda *words: ["sh", "-c", "sleep 60 & echo $! $$ > pids.part; mv pids.part pids; wait"]
+pipeline.run_study("quick", say=print)
+"""
+    run = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=paths.root, stdout=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    try:
+        wait_until((paths.root / "pids").is_file)
+        pids = [int(word) for word in (paths.root / "pids").read_text().split()]
+        assert all(map(is_up, pids))
+    finally:
+        run.kill()
+        run.wait()
+    wait_until(lambda: not any(map(is_up, pids)))
 
 
 def test_a_second_run_of_a_profile_is_refused_at_once_and_other_profiles_are_not(paths, said, monkeypatch):

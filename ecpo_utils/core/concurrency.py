@@ -23,6 +23,7 @@ async def map_bounded(function: Callable[[A], Awaitable[B]], values: Sequence[A]
     """
     slots = asyncio.Semaphore(limit)
     results: list[B | None] = [None] * len(values)
+    failed: BaseException | None = None
 
     async def one(index: int, value: A) -> None:
         async with slots:
@@ -35,5 +36,7 @@ async def map_bounded(function: Callable[[A], Awaitable[B]], values: Sequence[A]
                 for index, value in enumerate(values):
                     group.create_task(one(index, value))
         except* Exception as errors:
-            raise errors.exceptions[0] from errors.exceptions[0].__cause__
+            failed = errors.exceptions[0]
+    if failed:
+        raise failed  # out here, for with a group as its context no notebook shows its name and message
     return results

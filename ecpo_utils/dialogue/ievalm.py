@@ -10,6 +10,7 @@ the record, for it takes wishes from what the agent suggests.
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from ..core.matching import normalise
@@ -17,11 +18,13 @@ from ..core.schema import Message, Policy
 from ..llm.prompts import load_examples, load_prompt, render
 from .confirmation import SimulatorMode, render_transcript
 from .simulator import Simulator
-from .voices import GREETING, PolicyChoice, Situation
+from .voices import PolicyChoice, Situation
 
 STEM = 5  # letters
 COMMON = {"about", "after", "again", "could", "every", "looki", "might", "never", "other", "place", "right", "shoul", "somet", "sound",
           "story", "their", "there", "these", "thing", "think", "those", "where", "which", "while", "would"}  # fmt: skip
+NOTHING_SAID = "(The conversation begins.)"
+REPLY_WORDS = 12  # of the beginning of a reply
 MIN_LEFT = 2  # untold sentences; with fewer a small model makes wishes up
 
 
@@ -43,14 +46,25 @@ class IEvaLMVoice:
 
     def prompt(self, policy: Policy, situation: Situation) -> list[Message]:
         """What a message is written from; the policy makes no difference to it."""
-        history = (situation.history or [{"role": "assistant", "content": GREETING}])[-1 if self.mode == "narrow" else 0 :]
+        history = situation.history
+        if self.mode == "narrow" and history:
+            history = [{**history[-1], "content": shorten_reply(history[-1]["content"])}]
+        transcript = render_transcript(history) or NOTHING_SAID
         values = {"noun": situation.noun, "target": situation.wishes, "title": situation.title}
         kind = "accept" if situation.named else "message"
         return [
             {"role": "system", "content": load_prompt("ievalm_system")},
             *load_examples("ievalm_examples"),
-            {"role": "user", "content": render(f"ievalm_{kind}", transcript=render_transcript(history), **values)},
+            {"role": "user", "content": render(f"ievalm_{kind}", transcript=transcript, **values)},
         ]
+
+
+def shorten_reply(text: str) -> str:
+    """How a reply begins and how it ends, which tells a suggestion from a question, without what it praises in between."""
+    first, *_, last = re.split(r"(?<=[.?!])\s+", text.strip()) if re.search(r"[.?!]\s+\S", text.strip()) else (text, "")
+    words = first.split()
+    begin = " ".join(words[:REPLY_WORDS]) + (" ..." if last or len(words) > REPLY_WORDS else "")
+    return f"{begin} {last}".strip()
 
 
 class IEvaLMSimulator(Simulator):

@@ -86,8 +86,8 @@ def damage_table(judged: Mapping[tuple[str, str], Sequence[Verdict]], profile: s
 
 def reliability_note(damaged: pd.DataFrame, correlations: Mapping[str, RankCorrelation]) -> str:
     """One line for every place that shows a win rate: how far the judge can be trusted."""
-    worst = [row for row in damaged.itertuples() if row.severity == "all"]
-    wins = sum((row.original_preferred or 0) * row.original_preferred_n for row in worst)
+    worst = [row for row in damaged.itertuples() if row.severity == "all" and row.original_preferred_n]
+    wins = sum(row.original_preferred * row.original_preferred_n for row in worst)
     n = sum(row.original_preferred_n for row in worst)
     parts = [f"the judge prefers an original to its wholly damaged twin in {wins:.0f} of {n} pairs"] if n else []
     for form, found in correlations.items():

@@ -30,7 +30,7 @@ class ResponseCache:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("CREATE TABLE IF NOT EXISTS responses (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID")
         except (sqlite3.Error, OSError) as error:
-            raise ArtifactError(f"cannot open the response cache {path}: {error}; move it away to start a new one") from None
+            raise self._explain("cannot open the ", error) from None
 
     @staticmethod
     def key(request: dict) -> str:
@@ -52,7 +52,12 @@ class ResponseCache:
         try:
             return self._db.execute(statement, values)
         except sqlite3.Error as error:
-            raise ArtifactError(f"response cache {self.path}: {error}; check free space and permissions, then run again") from None
+            raise self._explain("", error) from None
+
+    def _explain(self, what: str, error: Exception) -> ArtifactError:
+        is_fault = isinstance(error, sqlite3.OperationalError | OSError)  # of the disk, not of what the file holds
+        advice = "check free space and permissions, then run again" if is_fault else "move it away to start a new one"
+        return ArtifactError(f"{what}response cache {self.path}: {error}; {advice}")
 
     def close(self) -> None:
         """Close the file; stored answers stay."""

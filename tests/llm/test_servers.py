@@ -207,6 +207,16 @@ def test_file_that_is_no_whole_gguf_is_a_model_error_that_shows_the_log(monkeypa
     assert list_servers() == [] and not list((tmp_path / "cache").rglob("leases/*"))
 
 
+def test_server_that_does_not_start_on_a_full_disk_says_so(monkeypatch, small_disk, tmp_path):
+    disk = small_disk("64k")
+    (disk / "filler").write_bytes(b"x" * 40_000)
+    monkeypatch.setenv("ECPO_CACHE", str(disk))
+    monkeypatch.setattr("ecpo_utils.llm.servers.fetch_model", lambda name: tmp_path)
+    monkeypatch.setattr("ecpo_utils.llm.servers.sys.executable", "false")
+    with pytest.raises(ModelError, match=rf"did not start: no space left on the disk of {disk}"), serving(SPEC):
+        pass
+
+
 @pytest.mark.parametrize(
     ("spec", "expected"),
     [

@@ -13,14 +13,14 @@ from ...core.schema import Action, Item, Message, Step, Usage
 from ...llm.prompts import render
 from .base import REPLY_STOP, Agent, render_history, render_items, said_so_far, tidy_reply
 
-Label = Literal["ask", "recommend", "chat"]
+Label = Literal["ask", "recommend", "smalltalk"]  # small models take to a label "chat" whatever was said
 FALLBACK: Label = "recommend"  # if the planner's answer cannot be read: the one move that can reach the target
 PROFILE_TOKENS, STRATEGY_TOKENS, LABEL_TOKENS, QUERY_TOKENS = 90, 260, 12, 40
 ADVICE = {  # which of the suggestions a member of the team gets
     "recommend": "recommend_suggestion",
     "query": "recommend_suggestion",
     "ask": "ask_suggestion",
-    "chat": "chit_suggestion",
+    "smalltalk": "chit_suggestion",
     "plan": "plan_suggestion",
 }
 CUES = {"profile": "New profile:", "strategy": "JSON:", "plan": "Label:", "query": "Query:"}  # the others: "Assistant:"
@@ -39,9 +39,9 @@ class Suggestions(BaseModel):
 
 def read_label(output: str) -> Label | None:
     """The first label in angle brackets, or else the only label among the words; None if there is neither."""
-    if match := re.search(r"<\s*(ask|recommend|chat)\w*\s*>", output, re.IGNORECASE):
+    if match := re.search(r"<\s*(ask|recommend|smalltalk)\w*\s*>", output, re.IGNORECASE):
         return match.group(1).lower()
-    words = set(re.findall(r"\b(ask|recommend|chat)", output.lower()))
+    words = set(re.findall(r"\b(ask|recommend|smalltalk)", output.lower()))
     return words.pop() if len(words) == 1 else None
 
 
