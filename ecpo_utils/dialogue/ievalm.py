@@ -54,7 +54,7 @@ class IEvaLMVoice:
         kind = "accept" if situation.named else "message"
         return [
             {"role": "system", "content": load_prompt("ievalm_system")},
-            *load_examples("ievalm_examples"),
+            *load_examples(f"ievalm_{kind}_examples"),
             {"role": "user", "content": render(f"ievalm_{kind}", transcript=transcript, **values)},
         ]
 

@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict
 
 from ...core.errors import ParseError
 from ...core.schema import Action, Item, Message, Step, Usage
-from ...llm.prompts import render
 from .base import REPLY_STOP, Agent, render_history, render_items, said_so_far, tidy_reply
 
 Label = Literal["ask", "recommend", "smalltalk"]  # small models take to a label "chat" whatever was said
@@ -118,13 +117,14 @@ class MACRS(Agent):
         return (await self.speak(self._messages(label, items), steps, said=said_so_far(self.history)))[0]
 
     def _messages(self, task: str, items: Sequence[Item] = ()) -> list[Message]:
-        """A member's task with its examples, then dialogue, profile, the member's own advice, and the items found."""
-        lines = [render("macrs_context", transcript=render_history(self.history), profile=self.profile)]
+        """A member's task with its examples; then profile, the member's own advice, the items found, and last the dialogue."""
+        lines = [f"Profile: {self.profile}"]
         if task in ADVICE:
             lines.append(f"Advice: {getattr(self.suggestions, ADVICE[task])}")
         if items:
             lines.append(f"Entries:\n{render_items(items)}")
-        asked = {"role": "user", "content": "\n".join([*lines, CUES.get(task, "Assistant:")])}
+        lines += ["Conversation:", render_history(self.history), CUES.get(task, "Assistant:")]
+        asked = {"role": "user", "content": "\n".join(lines)}
         return [*self.load_instructions(f"macrs_{task}", f"macrs_{task}_examples" if self.few_shot else None), asked]
 
     def _num_calls(self) -> int:
