@@ -23,7 +23,6 @@ from .voices import PolicyChoice, Situation
 STEM = 5  # letters
 COMMON = {"about", "after", "again", "could", "every", "looki", "might", "never", "other", "place", "right", "shoul", "somet", "sound",
           "story", "their", "there", "these", "thing", "think", "those", "where", "which", "while", "would"}  # fmt: skip
-NOTHING_SAID = "(The conversation begins.)"
 REPLY_WORDS = 12  # of the beginning of a reply
 MIN_LEFT = 2  # untold sentences; with fewer a small model makes wishes up
 
@@ -45,17 +44,16 @@ class IEvaLMVoice:
         return PolicyChoice(reason="the target was not recommended", policy="provide_feedback_on_recommendation")
 
     def prompt(self, policy: Policy, situation: Situation) -> list[Message]:
-        """What a message is written from; the policy makes no difference to it."""
+        """What a message is written from. The policy makes no difference: it follows from the conversation as well."""
         history = situation.history
         if self.mode == "narrow" and history:
             history = [{**history[-1], "content": shorten_reply(history[-1]["content"])}]
-        transcript = render_transcript(history) or NOTHING_SAID
         values = {"noun": situation.noun, "target": situation.wishes, "title": situation.title}
-        kind = "accept" if situation.named else "message"
+        kind = "accept" if situation.named else "message" if history else "opening"
         return [
             {"role": "system", "content": load_prompt("ievalm_system")},
             *load_examples(f"ievalm_{kind}_examples"),
-            {"role": "user", "content": render(f"ievalm_{kind}", transcript=transcript, **values)},
+            {"role": "user", "content": render(f"ievalm_{kind}", transcript=render_transcript(history), **values)},
         ]
 
 

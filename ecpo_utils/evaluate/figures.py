@@ -37,10 +37,10 @@ def _subplots(columns: int, *, width: float = 3.4, height: float = 3.0) -> tuple
     return figure, list(axes)
 
 
-def _mark(figure: Figure, profile: str) -> None:
+def _mark(figure: Figure, profile: str, remark: str = "") -> None:
     """Say which profile a figure is from, and that quick numbers are none to quote."""
     note = "quick profile: a few tasks, not results" if profile == "quick" else f"profile {profile}"
-    figure.supxlabel(note, x=0.99, ha="right", fontsize=7, color="#777")  # the layout leaves room for it, unlike for a plain text
+    figure.supxlabel(f"{remark}\n{note}".strip(), x=0.99, ha="right", fontsize=7, color="#777")  # the layout leaves room for it, unlike for a plain text
 
 
 def plot_simulation(table: pd.DataFrame) -> Figure:
@@ -180,9 +180,8 @@ def plot_cras(table: pd.DataFrame, note: str) -> Figure:
             title=f"{domain} (n={table[table['domain'] == domain]['n'].max()})", xlim=(-0.03, 1), ylim=(-0.03, 1), xlabel="success rate"
         )
     axes[0].set_ylabel("win rate against ActCRS, expert")
-    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=7, frameon=False, loc="outside upper center", ncols=4)
-    figure.suptitle(note, fontsize=7, color="#777", y=0.0, va="bottom")
-    _mark(figure, table["profile"].iloc[0])
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=7, frameon=False, loc="outside upper center", ncols=2 if len(domains) == 1 else 4)
+    _mark(figure, table["profile"].iloc[0], note)
     return figure
 
 
