@@ -40,7 +40,8 @@ def _subplots(columns: int, *, width: float = 3.4, height: float = 3.0) -> tuple
 def _mark(figure: Figure, profile: str, remark: str = "") -> None:
     """Say which profile a figure is from, and that quick numbers are none to quote."""
     note = "quick profile: a few tasks, not results" if profile == "quick" else f"profile {profile}"
-    figure.supxlabel(f"{remark}\n{note}".strip(), x=0.99, ha="right", fontsize=7, color="#777")  # the layout leaves room for it, unlike for a plain text
+    text = f"{remark}\n{note}".strip()
+    figure.supxlabel(text, x=0.99, ha="right", fontsize=7, color="#777")  # the layout leaves room for it, unlike for a plain text
 
 
 def plot_simulation(table: pd.DataFrame) -> Figure:
@@ -180,7 +181,8 @@ def plot_cras(table: pd.DataFrame, note: str) -> Figure:
             title=f"{domain} (n={table[table['domain'] == domain]['n'].max()})", xlim=(-0.03, 1), ylim=(-0.03, 1), xlabel="success rate"
         )
     axes[0].set_ylabel("win rate against ActCRS, expert")
-    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=7, frameon=False, loc="outside upper center", ncols=2 if len(domains) == 1 else 4)
+    columns = 2 if len(domains) == 1 else 4
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=7, frameon=False, loc="outside upper center", ncols=columns)
     _mark(figure, table["profile"].iloc[0], note)
     return figure
 
