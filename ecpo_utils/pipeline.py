@@ -207,6 +207,7 @@ def _cells(copy: Path) -> list[nbformat.NotebookNode]:
 def explain_failure(paths: RunPaths, domain: str, code: int) -> StudyError:
     """What a user needs to know of a failed run: notebook, cell, error, executed copy, log."""
     snakemake_log = paths.run / "logs" / "snakemake.log"
+    text = snakemake_log.read_text(errors="replace") if snakemake_log.is_file() else ""
     for name in NEEDS:
         copy = paths.running(name, domain)
         if not copy.is_file():
@@ -221,17 +222,18 @@ def explain_failure(paths: RunPaths, domain: str, code: int) -> StudyError:
                     f"  executed copy: {copy.relative_to(paths.root)}\n  log: {paths.log(name, domain).relative_to(paths.root)}\n"
                     f"  what is finished is kept; mend the cause and run the same command again"
                 )
-        return _stopped(paths, name, domain, code)
-    text = snakemake_log.read_text(errors="replace")
+        return _stopped(paths, name, domain, code, text)
     begun = re.findall(r"^ *wildcards: name=(\w+)$", text, re.MULTILINE)
     if begun and "CalledProcessError" in text:  # its copy could not be written
-        return _stopped(paths, begun[-1], domain, code)
+        return _stopped(paths, begun[-1], domain, code, text)
     error = re.search(rf"^{_ERROR.pattern}(:\s.*|$)", text, re.MULTILINE)
     reason = " ".join(error[0].split())[:300] if error else "see its log"
     return StudyError(f"Snakemake failed (exit {code}): {reason}; log: {snakemake_log}")
 
 
-def _stopped(paths: RunPaths, name: str, domain: str, code: int) -> StudyError:
+def _stopped(paths: RunPaths, name: str, domain: str, code: int, snakemake_said: str) -> StudyError:
     log = paths.log(name, domain)
-    reason = next((f": {line[:300]}" for line in _last_lines(log) if _ERROR.match(line)), "")
+    killed = re.search(r"died with <Signals\.(\w+)", snakemake_said)
+    reasons = [line for line in _last_lines(log) if _ERROR.match(line)] + ([f"ended by {killed[1]}"] if killed else [])
+    reason = f": {reasons[0][:300]}" if reasons else ""
     return StudyError(f"notebook {name} stopped (exit {code}){reason}; log: {log}; run the same command again to go on")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import io
 import json
 import time
 from pathlib import Path
@@ -71,8 +72,10 @@ def _exhibit(stem: Path) -> str:
     if (image := stem.with_suffix(".png")).is_file():
         parts.append(f'<img alt="{stem.name}" src="data:image/png;base64,{base64.b64encode(image.read_bytes()).decode()}">')
     if (table := stem.with_suffix(".csv")).is_file():
-        frame = pd.read_csv(table)
-        parts.append(frame.head(40).to_html(index=False, float_format="{:.3f}".format, na_rep=""))
+        rows = table.read_text()
+        frame = pd.read_csv(io.StringIO(rows)) if rows.strip() else pd.DataFrame()  # a table without rows has no header either
+        shown = frame.head(40).to_html(index=False, float_format="{:.3f}".format, na_rep="")
+        parts.append("<p>Nothing to show in this run.</p>" if frame.empty else shown)
     parts.append(
         f"<small>From notebook {provenance['notebook']}, profile {provenance['profile']}, seed {provenance['seed']}, "
         f"commit {provenance['commit'][:10]}; data <code>figures/{stem.name}.csv</code></small>"

@@ -132,6 +132,13 @@ def test_a_notebook_that_was_killed_says_how_to_go_on(paths):
     assert text.startswith("notebook 03_simulation stopped (exit -9); log: ") and text.endswith("run the same command again to go on")
 
 
+def test_a_signal_that_ended_a_notebook_is_named(paths):
+    write_notebook(paths.running("03_simulation"), new_code_cell("played = await simulate()"))
+    (paths.run / "logs").mkdir(parents=True)
+    (paths.run / "logs" / "snakemake.log").write_text("Command 'papermill ...' died with <Signals.SIGKILL: 9>.\n")
+    assert "03_simulation stopped (exit 1): ended by SIGKILL; log: " in str(explain_failure(paths, "all", 1))
+
+
 def test_a_kernel_that_died_is_named_from_the_log(paths):
     write_notebook(paths.running("03_simulation"), new_code_cell("played = await simulate()"))
     paths.log("03_simulation").parent.mkdir(parents=True)

@@ -3,9 +3,9 @@
 Paper: sections 2.3 and B.4. It is told to accept the target, to refuse everything else and say something about the target
 instead, to answer questions from the target's record, and never to say the title. Title, leak, role reversal and repetition
 are dealt with as for AILO, so that the two differ in the method only; unlike the release's, it is shown the agent's last
-reply (quirk Q28). A model of one or two billion parameters needs two crutches, which `simulator_mode: narrow` gives: no more
-of the conversation than that reply, for it would repeat itself, and another attempt after a message that tells nothing of
-the record, for it takes wishes from what the agent suggests.
+reply (quirk Q28). A model of one or two billion parameters repeats itself, and takes its wishes from what the agent praises;
+with `simulator_mode: narrow` it reads no more of the conversation than how the last reply begins and ends, and a message that
+tells nothing of the record is written again.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class IEvaLMVoice:
     """One instruction for every message, with the conversation and the target's record, or its title once the agent has named it.
 
     Args:
-        mode: In "narrow" the conversation is the agent's last reply alone.
+        mode: In "narrow" the conversation is the agent's last reply alone, shortened.
     """
 
     def __init__(self, mode: SimulatorMode):
@@ -59,10 +59,10 @@ class IEvaLMVoice:
 
 def shorten_reply(text: str) -> str:
     """How a reply begins and how it ends, which tells a suggestion from a question, without what it praises in between."""
-    first, *_, last = re.split(r"(?<=[.?!])\s+", text.strip()) if re.search(r"[.?!]\s+\S", text.strip()) else (text, "")
+    first, *rest = re.split(r"(?<=[.?!])\s+", " ".join(text.split()))
     words = first.split()
-    begin = " ".join(words[:REPLY_WORDS]) + (" ..." if last or len(words) > REPLY_WORDS else "")
-    return f"{begin} {last}".strip()
+    is_cut = len(words) > REPLY_WORDS or len(rest) > 1
+    return " ".join([*words[:REPLY_WORDS], *(["..."] if is_cut else []), *rest[-1:]])
 
 
 class IEvaLMSimulator(Simulator):

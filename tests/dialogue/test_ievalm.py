@@ -11,7 +11,7 @@ from ecpo_utils.core.params import load_profile
 from ecpo_utils.core.paths import repository_root
 from ecpo_utils.core.schema import Item, Trajectory
 from ecpo_utils.dialogue.confirmation import Confirmer
-from ecpo_utils.dialogue.ievalm import IEvaLMSimulator, is_told, stems
+from ecpo_utils.dialogue.ievalm import IEvaLMSimulator, is_told, shorten_reply, stems
 from ecpo_utils.dialogue.rollout import System, dialogue_config, rollout
 from ecpo_utils.dialogue.simulator import ATTEMPT_HEAT, Simulator
 from ecpo_utils.dialogue.simulators import SIMULATORS, make_simulator
@@ -77,6 +77,21 @@ def test_it_reads_the_agents_last_reply_and_large_models_all_that_was_said(study
     said = ("Alone or together?", "I would like something of kind 2.", "How about Iron Orchard?")
     assert [last.count(text) for text in said] == expected
     assert sorted(said, key=last.find) == list(said)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Fast or slow?", "Fast or slow?"),
+        ("I see. Fast or slow?", "I see. Fast or slow?"),
+        ('How about "X"? It is good,\nand long! Does it fit?', 'How about "X"? ... Does it fit?'),
+        ("a b c d e f g h i j k l m n o", "a b c d e f g h i j k l ..."),
+        ("a b c d e f g h i j k l m n. Well?", "a b c d e f g h i j k l ... Well?"),
+        ("", ""),
+    ],
+)
+def test_small_models_read_how_a_reply_begins_and_ends(text, expected):
+    assert shorten_reply(text) == expected
 
 
 def wanted(study):

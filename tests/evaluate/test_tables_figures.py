@@ -263,6 +263,14 @@ def test_report_lists_every_exhibit_and_notebook(checkout, run, figures, table):
     assert "actcrs_base" in page and "not results" in page
 
 
+def test_report_of_a_table_without_rows_says_so(checkout, run):
+    save_exhibit(run.paths.figure("05_released_logs"), pd.DataFrame([]), run.provenance(), title="Released logs")
+    run.finish(dialogues=0)
+    write_report("quick")
+    page = (checkout / "runs" / "quick" / "report.html").read_text()
+    assert "Released logs" in page and "Nothing to show in this run" in page
+
+
 def test_report_before_any_run_says_what_to_run(checkout):
     with pytest.raises(ArtifactError, match="nothing has run on profile cpu yet; run: ecpo run --profile cpu"):
         write_report("cpu")
