@@ -24,7 +24,7 @@ from .core.paths import RunPaths, repository_root
 from .doctor import ROLES
 from .llm.models import find_model
 from .llm.servers import check_loadable, server_spec
-from .workflow import NEEDS
+from .workflow import NEEDS, TUNING
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _ERROR = re.compile(r"[\w.]*(Error|Exception)\b")  # how the last line of a traceback begins
@@ -88,6 +88,10 @@ def _chosen(params: Params, only: str, domain: str) -> list[str]:
         raise ParamsError(f"no notebook begins with '{only}'; there are: {', '.join(NEEDS)}")
     if domain != "all" and domain not in params.domains:
         raise ParamsError(f"profile {params.profile} has no domain '{domain}'; it has: {', '.join(params.domains)}")
+    if domain != "all" and domain not in params.tuning_domains:
+        names = [name for name in names if name < TUNING]
+    if not names:
+        raise ParamsError(f"profile {params.profile} tunes no agent in '{domain}'; tuning_domains: {', '.join(params.tuning_domains)}")
     return names
 
 

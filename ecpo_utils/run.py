@@ -26,7 +26,9 @@ from .llm.prompts import prompts_digest
 
 logger = logging.getLogger(__name__)
 
-LIBRARIES = ("torch", "transformers", "sentence-transformers", "faiss-cpu", "openai", "xllamacpp", "numpy", "snakemake", "papermill")
+LIBRARIES = (
+    "torch", "transformers", "trl", "peft", "sentence-transformers", "faiss-cpu", "openai", "xllamacpp", "numpy", "snakemake", "papermill",
+)  # fmt: skip
 
 
 @dataclass
@@ -60,10 +62,17 @@ class Run:
         return self.params.domains
 
     @contextlib.asynccontextmanager
-    async def clients(self, *roles: Role) -> AsyncIterator[dict[Role, ChatClient]]:
-        """Chat clients of some roles, with the servers they need, cached in the run's response cache."""
+    async def clients(self, *roles: Role, adapter: Path | None = None) -> AsyncIterator[dict[Role, ChatClient]]:
+        """Chat clients of some roles, with the servers they need, cached in the run's response cache.
+
+        Args:
+            *roles: Whose endpoints.
+            adapter: Folder of a LoRA adapter for the `cra` endpoint to carry.
+        """
         with contextlib.closing(ResponseCache(self.paths.responses)) as cache:
             endpoints = {role: getattr(self.params, role) for role in roles}
+            if adapter:
+                endpoints["cra"] = endpoints["cra"].model_copy(update={"adapter": str(adapter)})
             async with open_clients(endpoints, cache=cache, calls_log=self.paths.calls, seed=self.params.seed) as clients:
                 yield clients
 

@@ -1,8 +1,10 @@
-"""Stages of notebooks 03 and 04: agents play the test tasks against the simulated user."""
+"""Stages that play dialogues: agents against the simulated user, on the test tasks or on those to learn from."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from .core.artifacts import load_jsonl
 from .core.schema import Domain, Role, Task, Trajectory
@@ -15,8 +17,26 @@ from .preparation import open_databases
 from .run import Run
 
 Played = dict[Domain, dict[str, list[Trajectory]]]
-Roster = Mapping[str, tuple[str, Role, dict]]  # per system its framework, the role of its backbone, further arguments
 BACKBONES: Mapping[str, Role] = {"expert": "expert", "base": "cra"}  # last word of a system's name and the role that it stands for
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A system that is to play, before its endpoint is open.
+
+    Attributes:
+        name: Of the trajectories file.
+        framework: Key of `agents.FRAMEWORKS`.
+        role: Whose endpoint is the backbone.
+        adapter: Name of the domain's LoRA adapter that the backbone carries, None for none.
+        options: Further arguments of the framework, e.g. {"few_shot": False}.
+    """
+
+    name: str
+    framework: str = "actcrs"
+    role: Role = "cra"
+    adapter: str | None = None
+    options: dict = field(default_factory=dict)
 
 
 async def check_separation(run: Run) -> list[JudgedPair]:
@@ -40,9 +60,8 @@ async def simulate(run: Run, systems: dict[str, Role], *, split: str = "test", f
     Raises:
         ParamsError: If no such framework is registered.
     """
-    find_framework(framework)
-    roster = {name: (framework, role, options) for name, role in systems.items()}
-    return await _play(run, run.domains, roster, split=split)
+    roster = [Entry(name, framework, role, options=options) for name, role in systems.items()]
+    return await play(run, roster, run.domains, split=split)
 
 
 async def simulate_frameworks(run: Run) -> Played:
@@ -50,22 +69,53 @@ async def simulate_frameworks(run: Run) -> Played:
 
     A system is called FRAMEWORK_BACKBONE; dialogues that notebook 03 played already are kept.
     """
-    for framework in run.params.frameworks:
-        find_framework(framework)  # a typo is known before any dialogue
-    roster = {f"{name}_{backbone}": (name, role, {}) for name in run.params.frameworks for backbone, role in BACKBONES.items()}
+    roster = [Entry(f"{name}_{backbone}", name, role) for name in run.params.frameworks for backbone, role in BACKBONES.items()]
     domains = [domain for domain in run.domains if domain in run.params.cra_domains]
-    return await _play(run, domains, roster, limit=run.params.num_cra_tasks)
+    return await play(run, roster, domains, limit=run.params.num_cra_tasks)
 
 
-async def _play(run: Run, domains: list[Domain], roster: Roster, *, split: str = "test", limit: int = 0) -> Played:
+async def play(run: Run, roster: Sequence[Entry], domains: Sequence[Domain], *, split: str = "test", limit: int = 0) -> Played:
+    """The dialogues of a roster of systems on a split's first `limit` tasks (0: all), by domain and system.
+
+    Raises:
+        ParamsError: If a framework is not registered, which is known before any dialogue.
+        ArtifactError: If tasks or an adapter are missing; names the notebook that makes them.
+    """
+    for entry in roster:
+        find_framework(entry.framework)
     databases, played = open_databases(run), {}
-    async with run.clients("simulator", *dict.fromkeys(role for _, role, _ in roster.values())) as clients:
+    async with run.clients("simulator"):  # stays up from one system to the next
         for domain in domains:
             tasks = load_jsonl(run.need(run.paths.tasks(domain, split), "02_persona_diversity"), Task)[: limit or None]
             played[domain] = {}
-            for name, (framework, role, options) in roster.items():
-                given = {param: getattr(run.params, param) for param in find_framework(framework).takes_params}
-                system = System(name, framework, clients[role], {**given, **options})
-                path = run.paths.trajectories(domain, name)
-                played[domain][name] = await rollout(tasks, system, clients["simulator"], databases[domain], run.params, path)
+            for entry in roster:
+                adapter = find_adapter(run, domain, entry.adapter) if entry.adapter else None
+                given = {param: getattr(run.params, param) for param in find_framework(entry.framework).takes_params}
+                async with run.clients("simulator", entry.role, adapter=adapter) as clients:
+                    system = System(entry.name, entry.framework, clients[entry.role], {**given, **entry.options})
+                    path = run.paths.trajectories(domain, entry.name)
+                    rows = await rollout(tasks, system, clients["simulator"], databases[domain], run.params, path)
+                played[domain][entry.name] = rows
     return played
+
+
+def find_adapter(run: Run, domain: Domain, name: str) -> Path:
+    """Folder of a trained adapter.
+
+    Raises:
+        ArtifactError: If it was not trained yet; names the notebook.
+    """
+    notebook = "06_sgpt" if name == "sgpt" else "09_preference_optimization"
+    return run.need(run.paths.adapter(domain, name) / "adapter_model.safetensors", notebook).parent
+
+
+def load_played(run: Run, names: Sequence[str], domains: Sequence[Domain], notebook: str) -> Played:
+    """Dialogues that an earlier notebook wrote, by domain and system.
+
+    Raises:
+        ArtifactError: If one is missing; names `notebook`.
+    """
+    return {
+        domain: {name: load_jsonl(run.need(run.paths.trajectories(domain, name), notebook), Trajectory) for name in names}
+        for domain in domains
+    }

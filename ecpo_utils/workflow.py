@@ -21,7 +21,14 @@ NEEDS: dict[str, list[str]] = {
     "03_simulation": ["02_persona_diversity"],
     "05_judge_validation": ["03_simulation"],
     "04_prompt_based_cras": ["03_simulation", "05_judge_validation"],  # whose win rates quote how reliable the judge is
+    "06_sgpt": ["03_simulation"],
+    "07_expectation_confirmation": ["06_sgpt"],
+    "08_rewriting": ["07_expectation_confirmation", "05_judge_validation"],
+    "09_preference_optimization": ["08_rewriting"],
+    "10_main_results": ["04_prompt_based_cras", "09_preference_optimization"],
+    "11_case_studies": ["10_main_results"],
 }
+TUNING = "06"  # this notebook and later ones concern the domains in which a backbone is tuned
 
 # files that a module reads from the repository, which therefore count among the sources of a notebook
 DATA = {

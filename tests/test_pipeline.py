@@ -64,11 +64,19 @@ def is_up(pid):
 
 @pytest.mark.parametrize(("only", "expected"), [("", list(NEEDS)), ("02", ["01_environment", "02_persona_diversity"])])
 def test_snakemake_plans_the_chosen_notebooks_and_what_they_need(checkout, only, expected):
-    names = pipeline._chosen(load_profile(checkout / "params" / "quick.yaml"), only, "game")
-    command = [*snakemake_command("quick", names, "game"), "--dry-run"]
+    names = pipeline._chosen(load_profile(checkout / "params" / "quick.yaml"), only, "book")
+    command = [*snakemake_command("quick", names, "book"), "--dry-run"]
     done = subprocess.run(command, capture_output=True, text=True)
-    planned = re.findall(r"output: runs/quick/notebooks/(\w+)\.game\.ipynb", done.stdout + done.stderr)
-    assert done.returncode == 0 and planned == expected
+    planned = re.findall(r"output: runs/quick/notebooks/(\w+)\.book\.ipynb", done.stdout + done.stderr)
+    assert done.returncode == 0 and sorted(planned) == sorted(expected)
+    assert all(planned.index(need) < planned.index(name) for name in planned for need in NEEDS[name])
+
+
+def test_a_domain_without_tuned_agents_ends_before_their_notebooks(checkout):
+    params = load_profile(checkout / "params" / "quick.yaml")
+    assert pipeline._chosen(params, "", "game") == [name for name in NEEDS if name < "06"]
+    with pytest.raises(ParamsError, match="profile quick tunes no agent in 'game'; tuning_domains: book"):
+        pipeline._chosen(params, "07", "game")
 
 
 def test_only_takes_the_first_digits_of_a_notebook(checkout):
@@ -96,7 +104,7 @@ def test_a_notebook_that_is_not_run_is_up_to_date(paths, said, monkeypatch):
     write_notebook(paths.executed("01_environment"))
     fake(monkeypatch, lambda paths, names, domain: write_notebook(paths.executed("02_persona_diversity")) and None)
     run_study("quick", only="0", say=said.append)
-    assert said[0] == f"== study, profile quick: {', '.join(NEEDS)}"
+    assert said[0] == f"== study, profile quick: {', '.join(name for name in NEEDS if name[0] == '0')}"
     assert "   01_environment: up to date" in said and "   02_persona_diversity: up to date" not in said
 
 

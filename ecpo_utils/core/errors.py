@@ -36,3 +36,7 @@ class ArtifactError(EcpoError):
 
 class ModelError(EcpoError):
     """Weights could not be had, or are not the ones they should be."""
+
+
+class TrainingError(EcpoError):
+    """Training cannot begin or go on: no data, data that are too long, weights that do not fit, a loss that is no number."""

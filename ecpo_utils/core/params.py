@@ -20,7 +20,7 @@ class Endpoint(BaseModel):
         provider: "embedded" starts a server for a GGUF model of `models.yaml` on loopback, "vllm" starts
             `vllm serve` for one of its hub models, "openai" is any OpenAI-compatible URL.
         model: Name in `models.yaml` (embedded, vllm) or the endpoint's own model name (openai).
-        adapter: LoRA adapter directory that vLLM serves under its folder name.
+        adapter: LoRA adapter directory (PEFT layout) that the server of an embedded or vllm model loads.
         base_url: URL of an "openai" endpoint; without it `base_url_env`, then OpenAI itself.
         api_key_env: Name of the environment variable that holds the key; never the key.
         max_concurrency: Calls in flight at this endpoint.
@@ -93,6 +93,31 @@ class Params(BaseModel):
     judge_mode: Literal["narrow", "tokens", "words"]
     judge_max_words: int = Field(ge=0)
     num_judge_pairs: int = Field(ge=0)
+
+    # tuning, sections 2.2, 2.4 and B.3; the words behind the prefixes are TRL's and PEFT's
+    tuning_domains: list[Domain] = Field(min_length=1)
+    validation_share: float = Field(ge=0, lt=1)
+    lora_r: int = Field(ge=1)
+    lora_alpha: int = Field(ge=1)
+    lora_dropout: float = Field(ge=0, lt=1)
+    sft_learning_rate: float = Field(gt=0)
+    sft_num_train_epochs: float = Field(gt=0)
+    sft_per_device_train_batch_size: int = Field(ge=1)
+    sft_gradient_accumulation_steps: int = Field(ge=1)
+    sft_max_length: int = Field(ge=64)
+    satisfaction_threshold: int = Field(ge=0, le=5)  # lambda: turns scored at or below it are rewritten
+    preference_methods: list[Literal["dpo", "kto", "simpo"]] = Field(min_length=1)
+    dpo_learning_rate: float = Field(gt=0)
+    dpo_beta: float = Field(gt=0)
+    dpo_num_train_epochs: float = Field(gt=0)  # this and the next three hold for all preference methods
+    dpo_per_device_train_batch_size: int = Field(ge=1)
+    dpo_gradient_accumulation_steps: int = Field(ge=1)
+    dpo_max_length: int = Field(ge=64)
+    kto_learning_rate: float = Field(gt=0)
+    kto_beta: float = Field(gt=0)
+    simpo_learning_rate: float = Field(gt=0)
+    simpo_beta: float = Field(gt=0)
+    simpo_gamma: float = Field(ge=0)
 
     @model_validator(mode="after")
     def _consistent(self) -> Params:

@@ -74,6 +74,20 @@ class RunPaths:
     def trajectories(self, domain: str, name: str) -> Path:
         return self.domain(domain) / "trajectories" / f"{name}.jsonl"
 
+    def examples(self, domain: str, name: str) -> Path:
+        return self.domain(domain) / "examples" / f"{name}.jsonl"
+
+    def rewrites(self, domain: str, name: str) -> Path:
+        """All replies that went to the rewriter, with what became of them."""
+        return self.domain(domain) / "rewrites" / f"{name}.jsonl"
+
+    def pairs(self, domain: str, name: str) -> Path:
+        return self.domain(domain) / "pairs" / f"{name}.jsonl"
+
+    def adapter(self, domain: str, name: str) -> Path:
+        """Folder of a LoRA adapter in PEFT's layout; vLLM serves it under the folder's name."""
+        return self.domain(domain) / "adapters" / name
+
     @property
     def chats(self) -> Path:
         """Folder of dialogues with a human; no stage reads it."""

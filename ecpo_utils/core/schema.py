@@ -159,6 +159,31 @@ class Usage(Record):
     cost_usd: float = 0.0
 
 
+class Rewrite(Record):
+    """What the rewriter made of one reply. Paper: section 2.2, backward expectation derivation.
+
+    Attributes:
+        prompt: The exact state that the reply was written in.
+        original: The action as the agent wrote it; `rewritten` the rewriter's, in the same form.
+        thought: What the rewriter said should change.
+        score: r_t of the original; `reason` is CONF_t.
+        dropped: Why this makes no preference pair, None if it does.
+        kept_words: Share of words of original and rewrite that are the same, in order, 0-1; None where nothing was read.
+    """
+
+    task_id: str
+    turn: int
+    prompt: list[Message]
+    original: str
+    rewritten: str = ""
+    thought: str = ""
+    score: int
+    reason: str
+    dropped: str | None = None
+    kept_words: float | None = None
+    usage: dict[str, Usage] = {}
+
+
 class Turn(Record):
     """One user message and the agent's reply to it. `reply` is None after a closing message.
 
@@ -199,6 +224,20 @@ class Trajectory(Record):
     recommended_at: int | None = None
     retrieved_at: int | None = None
     usage: dict[str, Usage] = {}
+
+
+class SFTExample(Record):
+    """One action of the expert in TRL's prompt-completion form. Paper: section 2.2, SGPT.
+
+    Attributes:
+        prompt: The state, as an agent without the worked example sees it.
+        completion: One assistant message with the action.
+    """
+
+    prompt: list[Message]
+    completion: list[Message]
+    task_id: str
+    turn: int
 
 
 class PreferencePair(Record):

@@ -19,15 +19,20 @@ if TYPE_CHECKING:
 # one colour per system everywhere; hatches keep them apart in grey
 COLOURS = {"actcrs_expert": "#1b6ca8", "actcrs_base": "#e08e45", "ailo": "#1b6ca8", "random": "#b8b8b8",
            "chatrec_expert": "#3d8b5f", "react_expert": "#8a5aa8", "macrs_expert": "#a83232",
-           "chatrec_base": "#9ccfb2", "react_base": "#cdb3df", "macrs_base": "#e0a3a3"}  # fmt: skip
+           "chatrec_base": "#9ccfb2", "react_base": "#cdb3df", "macrs_base": "#e0a3a3",
+           "actcrs_base_zero_shot": "#f2cfa8", "actcrs_sgpt": "#5b8f3d", "actcrs_ecpo": "#7a1f5c", "actcrs_kto": "#b05f96",
+           "actcrs_simpo": "#d9a8c8", "actcrs_sgpt.ecpo": "#5b8f3d", "actcrs_expert.sgpt": "#1b6ca8"}  # fmt: skip
 HATCHES = {"actcrs_expert": "", "actcrs_base": "//", "ailo": "", "random": ".."}
 LABELS = {"actcrs_expert": "ActCRS, expert", "actcrs_base": "ActCRS, small backbone", "ailo": "AILO", "random": "random (RecAgent)",
           "chatrec_expert": "ChatRec, expert", "react_expert": "ReAct, expert", "macrs_expert": "MACRS, expert",
-          "chatrec_base": "ChatRec, small", "react_base": "ReAct, small", "macrs_base": "MACRS, small"}  # fmt: skip
+          "chatrec_base": "ChatRec, small", "react_base": "ReAct, small", "macrs_base": "MACRS, small",
+          "actcrs_base_zero_shot": "small backbone, zero-shot", "actcrs_sgpt": "+SGPT", "actcrs_ecpo": "+SGPT+ECPO (DPO)",
+          "actcrs_kto": "+SGPT+ECPO (KTO)", "actcrs_simpo": "+SGPT+ECPO (SimPO)", "actcrs_sgpt.ecpo": "+SGPT on the ECPO tasks",
+          "actcrs_expert.sgpt": "ActCRS, expert, on the SGPT tasks"}  # fmt: skip
 MARKERS = {"chatrec": "s", "react": "^", "macrs": "P", "actcrs": "o"}
 
 
-def _subplots(columns: int, *, width: float = 3.4, height: float = 3.0) -> tuple[Figure, list]:
+def subplots(columns: int, *, width: float = 3.4, height: float = 3.0) -> tuple[Figure, list]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width * columns, height), layout="constrained")
@@ -37,7 +42,7 @@ def _subplots(columns: int, *, width: float = 3.4, height: float = 3.0) -> tuple
     return figure, list(axes)
 
 
-def _mark(figure: Figure, profile: str, remark: str = "") -> None:
+def mark_profile(figure: Figure, profile: str, remark: str = "") -> None:
     """Say which profile a figure is from, and that quick numbers are none to quote."""
     note = "quick profile: a few tasks, not results" if profile == "quick" else f"profile {profile}"
     text = f"{remark}\n{note}".strip()
@@ -46,7 +51,7 @@ def _mark(figure: Figure, profile: str, remark: str = "") -> None:
 
 def plot_simulation(table: pd.DataFrame) -> Figure:
     """Success rate and recall per domain and system with 95% intervals; the paper's values as diamonds."""
-    figure, axes = _subplots(2, width=4.6)
+    figure, axes = subplots(2, width=4.6)
     domains, systems = list(dict.fromkeys(table["domain"])), list(dict.fromkeys(table["system"]))
     width = 0.8 / len(systems)
     for axis, (column, paper, title) in zip(
@@ -72,14 +77,14 @@ def plot_simulation(table: pd.DataFrame) -> Figure:
         axis.set(title=title, ylim=(0, 1), xticks=range(len(domains)), xticklabels=domains)
         axis.tick_params(axis="x", pad=12, length=0)
     figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, frameon=False, loc="outside upper center", ncols=len(systems) + 1)
-    _mark(figure, table["profile"].iloc[0])
+    mark_profile(figure, table["profile"].iloc[0])
     return figure
 
 
 def plot_scores(table: pd.DataFrame, profile: str) -> Figure:
     """Share of replies per satisfaction score, one panel per domain. Unscored replies are counted in the title."""
     domains = list(dict.fromkeys(table["domain"]))
-    figure, axes = _subplots(len(domains))
+    figure, axes = subplots(len(domains))
     for axis, domain in zip(axes, domains, strict=True):
         part = table[table["domain"] == domain]
         systems = list(dict.fromkeys(part["system"]))
@@ -100,14 +105,14 @@ def plot_scores(table: pd.DataFrame, profile: str) -> Figure:
         axis.set(title=f"{domain} ({unscored} unscored)", xlabel="satisfaction $r_t$", ylim=(0, 1), xticks=range(6))
         axis.legend(fontsize=7, frameon=False)
     axes[0].set_ylabel("share of replies")
-    _mark(figure, profile)
+    mark_profile(figure, profile)
     return figure
 
 
 def plot_diversity(summaries: Mapping[tuple[Domain, str], DiversitySummary], table: pd.DataFrame) -> Figure:
     """Distribution of each persona's maximum ROUGE-L to the others, AILO against random. Paper: Figure 4."""
     domains = list(dict.fromkeys(domain for domain, _ in summaries))
-    figure, axes = _subplots(len(domains))
+    figure, axes = subplots(len(domains))
     edges = [step / 20 for step in range(21)]
     for axis, domain in zip(axes, domains, strict=True):
         for source in ("random", "ailo"):
@@ -129,13 +134,13 @@ def plot_diversity(summaries: Mapping[tuple[Domain, str], DiversitySummary], tab
         axis.set(title=domain + (" (dashed: the paper's means)" if len(published) else ""), xlim=(0, 1), xlabel="maximum ROUGE-L")
         axis.legend(fontsize=7, frameon=False, loc="upper left")
     axes[0].set_ylabel("share of personas")
-    _mark(figure, table["profile"].iloc[0])
+    mark_profile(figure, table["profile"].iloc[0])
     return figure
 
 
 def plot_separation(table: pd.DataFrame, profile: str) -> Figure:
     """Share of planted-flaw pairs in which the good twin scores higher, per flaw, with 95% intervals."""
-    figure, (axis,) = _subplots(1, width=6.5)
+    figure, (axis,) = subplots(1, width=6.5)
     places = range(len(table))
     table = table.astype({"good_higher": float, "low": float, "high": float})  # None, where nothing was scored, cannot be subtracted
     errors = [(table["good_higher"] - table["low"]).clip(lower=0), (table["high"] - table["good_higher"]).clip(lower=0)]
@@ -149,7 +154,7 @@ def plot_separation(table: pd.DataFrame, profile: str) -> Figure:
         ylabel="good twin scores higher",
     )
     axis.tick_params(axis="x", labelsize=7)
-    _mark(figure, profile)
+    mark_profile(figure, profile)
     return figure
 
 
@@ -162,7 +167,7 @@ def plot_cras(table: pd.DataFrame, note: str) -> Figure:
     """
     domains = list(dict.fromkeys(table["domain"]))
     table = table.astype(dict.fromkeys(("paper_SR", "paper_WR", "win_rate"), float))
-    figure, axes = _subplots(len(domains), width=4.0, height=4.0)
+    figure, axes = subplots(len(domains), width=4.0, height=4.0)
     for axis, domain in zip(axes, domains, strict=True):
         for row in table[table["domain"] == domain].itertuples():
             win_rate, low, high = (0.5, 0.5, 0.5) if pd.isna(row.win_rate) else (row.win_rate, row.win_rate_low, row.win_rate_high)
@@ -183,13 +188,13 @@ def plot_cras(table: pd.DataFrame, note: str) -> Figure:
     axes[0].set_ylabel("win rate against ActCRS, expert")
     columns = 2 if len(domains) == 1 else 4
     figure.legend(*axes[0].get_legend_handles_labels(), fontsize=7, frameon=False, loc="outside upper center", ncols=columns)
-    _mark(figure, table["profile"].iloc[0], note)
+    mark_profile(figure, table["profile"].iloc[0], note)
     return figure
 
 
 def plot_damage(table: pd.DataFrame, profile: str) -> Figure:
     """Share of pairs in which the judge prefers the original to its damaged twin, by flaw and severity, with 95% intervals."""
-    figure, (axis,) = _subplots(1, width=6.5)
+    figure, (axis,) = subplots(1, width=6.5)
     part = table[table["flaw"] != "none"]
     flaws, severities = list(dict.fromkeys(part["flaw"])), list(dict.fromkeys(part["severity"]))
     for number, severity in enumerate(severities):
@@ -203,7 +208,7 @@ def plot_damage(table: pd.DataFrame, profile: str) -> Figure:
     axis.axhline(0.5, color="#999", ls=":", lw=1)
     axis.set(ylim=(0, 1.05), xticks=range(len(flaws)), xticklabels=[flaw.replace("_", " ") for flaw in flaws], ylabel="original preferred")
     figure.legend(*axis.get_legend_handles_labels(), fontsize=7, frameon=False, loc="outside upper center", ncols=3)
-    _mark(figure, profile)
+    mark_profile(figure, profile)
     return figure
 
 

@@ -20,13 +20,13 @@ import openai
 from openai.types.chat import ChatCompletion
 from pydantic import BaseModel, ValidationError
 
-from ..core.artifacts import append_jsonl, sha256_file
-from ..core.errors import EcpoError, EndpointError, ModelError, ParseError
+from ..core.artifacts import append_jsonl
+from ..core.errors import EcpoError, EndpointError, ParseError
 from ..core.params import Endpoint
 from ..core.schema import Message, Usage
 from .cache import ResponseCache
 from .models import weights_hashes
-from .servers import server_spec, serving
+from .servers import adapter_hash, server_spec, serving
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T", bound=BaseModel)
@@ -376,20 +376,11 @@ def _credentials(endpoint: Endpoint) -> tuple[str | None, str]:
     return base_url, key or "no-key"
 
 
-def _adapter_file(endpoint: Endpoint) -> Path | None:
-    if endpoint.adapter is None:
-        return None
-    adapter = Path(endpoint.adapter) / "adapter_model.safetensors"
-    if not adapter.is_file():
-        raise ModelError(f"no adapter at {adapter}; train it first or correct the 'adapter' of the params file")
-    return adapter
-
-
 def _weights_identity(endpoint: Endpoint) -> str:
     """Cache identity of a server of our own: the hashes of its weights, wherever they lie."""
     files = weights_hashes(endpoint.model)
-    if adapter := _adapter_file(endpoint):
-        files["adapter"] = sha256_file(adapter)
+    if endpoint.adapter:
+        files["adapter"] = adapter_hash(Path(endpoint.adapter))
     return json.dumps([endpoint.provider, endpoint.model, sorted(files.items())])
 
 
@@ -423,7 +414,6 @@ async def open_clients(
                 identity = f"{base_url or 'openai'} {endpoint.model}"
             else:
                 spec = server_spec(endpoint.provider, endpoint.model, slots[_place(endpoint)], endpoint.adapter)
-                _adapter_file(endpoint)
                 server = await asyncio.to_thread(stack.enter_context, serving(spec))
                 base_url, key, identity = server.base_url, server.api_key, _weights_identity(endpoint)
             clients[role] = ChatClient(

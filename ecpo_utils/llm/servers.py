@@ -20,9 +20,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..core.artifacts import digest
+from ..core.artifacts import digest, sha256_file
 from ..core.errors import ModelError
 from ..core.paths import cache_root
+from .lora import gguf_adapter
 from .models import fetch_model, find_model
 
 logger = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ class ServerSpec:
         model: Name in `params/models.yaml`.
         slots: Answers decoded side by side.
         context_tokens: Per slot, prompt and answer together.
-        adapter: LoRA adapter directory that vLLM loads at start.
+        adapter: LoRA adapter directory that is loaded at start; `adapter_hash` tells two trainings of it apart.
     """
 
     engine: str
@@ -50,6 +51,7 @@ class ServerSpec:
     slots: int = SLOTS
     context_tokens: int = MAX_CONTEXT_TOKENS
     adapter: str | None = None
+    adapter_hash: str = ""
 
     @property
     def folder(self) -> Path:
@@ -57,8 +59,27 @@ class ServerSpec:
 
 
 def server_spec(engine: str, model: str, slots: int = SLOTS, adapter: str | None = None) -> ServerSpec:
-    """What a role and `ecpo serve` ask for alike: the context is the model's, up to MAX_CONTEXT_TOKENS."""
-    return ServerSpec(engine, model, slots, min(find_model(model).context_tokens, MAX_CONTEXT_TOKENS), adapter)
+    """What a role and `ecpo serve` ask for alike: the context is the model's, up to MAX_CONTEXT_TOKENS.
+
+    Raises:
+        ModelError: If there is no such model, or no adapter in that folder.
+    """
+    context = min(find_model(model).context_tokens, MAX_CONTEXT_TOKENS)
+    if adapter is None:
+        return ServerSpec(engine, model, slots, context)
+    return ServerSpec(engine, model, slots, context, str(Path(adapter).resolve()), adapter_hash(Path(adapter)))
+
+
+def adapter_hash(adapter: Path) -> str:
+    """SHA-256 of an adapter's weights.
+
+    Raises:
+        ModelError: If there are none.
+    """
+    weights = adapter / "adapter_model.safetensors"
+    if not weights.is_file():
+        raise ModelError(f"no adapter at {weights}; train it first or correct the 'adapter' of the params file")
+    return sha256_file(weights)
 
 
 @dataclass(frozen=True)
@@ -137,14 +158,14 @@ def check_loadable(spec: ServerSpec) -> None:
     model = find_model(spec.model)
     if spec.engine == "embedded" and model.kind != "gguf":
         raise ModelError(f"the embedded server loads GGUF files; {spec.model} is a {model.kind} model, use provider: vllm")
-    if spec.engine == "embedded" and spec.adapter:
-        raise ModelError(f"the embedded server loads no adapters; for {spec.adapter} use provider: vllm")
 
 
 def _start(spec: ServerSpec, weights: Path) -> RunningServer:
     folder = spec.folder
     (folder / "server.json").unlink(missing_ok=True)
     options = {**spec.__dict__, "weights": str(weights), "folder": str(folder)}
+    if spec.adapter and spec.engine == "embedded":
+        options["gguf_adapter"] = str(gguf_adapter(Path(spec.adapter), weights))
     logger.info("starting %s for %s", spec.engine, spec.model)
     with open(folder / "server.log", "w") as log:
         process = subprocess.Popen(

@@ -39,7 +39,7 @@ def _start_embedded(options: dict, port: int, key: str) -> object:
 
     params = xllamacpp.CommonParams()
     params.model.path = options["weights"]
-    params.model_alias = {options["model"]}
+    params.model_alias = {options["model"], Path(options["adapter"] or options["model"]).name}
     params.n_parallel = options["slots"]
     params.n_ctx = options["slots"] * options["context_tokens"]
     params.cache_ram_mib = PROMPT_CACHE_MB
@@ -51,6 +51,8 @@ def _start_embedded(options: dict, port: int, key: str) -> object:
     params.hostnames = ["127.0.0.1"]
     params.port = port
     params.api_keys = [key]
+    if options["adapter"]:
+        params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(options["gguf_adapter"], 1.0)]
     params.ui = False
     try:
         return xllamacpp.Server(params)

@@ -196,7 +196,7 @@ def test_separation_figure_of_pairs_without_a_score():
 
 
 def test_plotting_needs_no_display_and_sets_no_backend():
-    code = ("import sys; from ecpo_utils.evaluate import figures; assert 'matplotlib' not in sys.modules; figures._subplots(1);"
+    code = ("import sys; from ecpo_utils.evaluate import figures; assert 'matplotlib' not in sys.modules; figures.subplots(1);"
             "assert 'matplotlib.pyplot' not in sys.modules")  # fmt: skip
     subprocess.run([sys.executable, "-c", code], cwd=repository_root(), check=True)
 

@@ -26,7 +26,7 @@ from ecpo_utils.core.params import Endpoint
 from ecpo_utils.llm.cache import ResponseCache
 from ecpo_utils.llm.client import open_clients
 from ecpo_utils.llm.models import find_model, locate_model
-from ecpo_utils.llm.servers import ServerSpec, list_servers, running_server, serving
+from ecpo_utils.llm.servers import ServerSpec, list_servers, running_server, server_spec, serving
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "smollm2-135m-instruct-q4"
@@ -217,18 +217,27 @@ def test_server_that_does_not_start_on_a_full_disk_says_so(monkeypatch, small_di
         pass
 
 
-@pytest.mark.parametrize(
-    ("spec", "expected"),
-    [
-        (ServerSpec("embedded", "qwen2.5-7b-instruct"), "loads GGUF files; qwen2.5-7b-instruct is a transformers model"),
-        (ServerSpec("embedded", MODEL, adapter="runs/adapters/ecpo"), "no adapters; for runs/adapters/ecpo use provider: vllm"),
-    ],
-)
-def test_what_the_embedded_server_cannot_load_is_known_before_a_download(monkeypatch, tmp_path, spec, expected):
+def test_what_the_embedded_server_cannot_load_is_known_before_a_download(monkeypatch, tmp_path):
     monkeypatch.setenv("ECPO_CACHE", str(tmp_path))
     monkeypatch.setattr("ecpo_utils.llm.servers.fetch_model", lambda name: pytest.fail("fetched"))
-    with pytest.raises(ModelError, match=expected), serving(spec):
+    expected = "loads GGUF files; qwen2.5-7b-instruct is a transformers model"
+    with pytest.raises(ModelError, match=expected), serving(ServerSpec("embedded", "qwen2.5-7b-instruct")):
         pass
+
+
+def test_an_adapter_that_is_not_there_is_known_before_a_server_starts(tmp_path):
+    with pytest.raises(ModelError, match="no adapter at .*nowhere/adapter_model.safetensors; train it first"):
+        server_spec("embedded", MODEL, 2, str(tmp_path / "nowhere"))
+
+
+def test_two_trainings_of_one_adapter_have_two_servers(tmp_path):
+    weights = tmp_path / "sgpt" / "adapter_model.safetensors"
+    weights.parent.mkdir()
+    folders = set()
+    for content in (b"first", b"second"):
+        weights.write_bytes(content)
+        folders.add(server_spec("embedded", MODEL, 2, str(weights.parent)).folder)
+    assert len(folders) == 2
 
 
 def test_folder_that_cannot_be_written_says_which_variable_to_set(monkeypatch, tmp_path):

@@ -1,0 +1,189 @@
+"""Tables of the tuned agents: valid actions, faults of replies, rewriting, training curves, win rates per dimension."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+import pandas as pd
+
+from ..core.matching import normalise
+from ..core.schema import Domain, Rewrite, Trajectory, Turn, Verdict
+from ..dialogue.agents.actions import parse_action
+from ..dialogue.agents.base import SYSTEM_ERROR
+from .cra_table import Judged, cra_table
+from .judge import DIMENSIONS
+from .paper import paper_results
+from .statistics import Rate, mean, proportion
+from .tables import Played, rate_columns
+from .win_rates import win_rate
+
+FAULTS = ("system error", "repeats itself", "misses the message", "out of context", "no next step")
+TRAINING_CURVES = ("loss", "eval_loss", "rewards/margins", "rewards/accuracies", "eval_rewards/margins", "eval_rewards/accuracies")
+
+
+def valid_action_share(rows: Sequence[Trajectory]) -> Rate:
+    """Mean over dialogues of the share of an agent's actions that could be read at the first attempt."""
+    return mean(_valid_share(row) for row in rows)
+
+
+def _valid_share(row: Trajectory) -> float | None:
+    steps = [step for turn in row.turns for step in turn.steps if step.purpose == "action"]
+    return sum(step.attempts == 1 and not step.is_unusable for step in steps) / len(steps) if steps else None
+
+
+def reply_words(rows: Sequence[Trajectory]) -> Rate:
+    """Mean over dialogues of the mean number of words of a reply."""
+    replies = [[len(turn.reply.split()) for turn in row.turns if turn.reply] for row in rows]
+    return mean(sum(words) / len(words) if words else None for words in replies)
+
+
+def tuned_table(played: Played, judged: Judged, profile: str) -> pd.DataFrame:
+    """`cra_table` with the share of valid actions and the length of replies. Paper: Table 1, lower half."""
+    table = cra_table(played, judged, profile)
+    extra = [
+        rate_columns("valid_actions", valid_action_share(rows)) | rate_columns("reply_words", reply_words(rows))
+        for systems in played.values()
+        for rows in systems.values()
+    ]
+    return pd.concat([table, pd.DataFrame(extra)], axis=1)
+
+
+def short_tuned_table(table: pd.DataFrame) -> pd.DataFrame:
+    """`tuned_table` for reading."""
+    columns = {"valid_actions": "valid actions", "success_rate": "SR", "recall": "R", "win_rate": "WR", "mean_confirmation": "EC (0-5)"}
+    short = table[["domain", "system", "n", "failed"]].copy()
+    for column, title in columns.items():
+        short[title] = [_interval(row, column) for _, row in table.iterrows()]
+        if (paper := {"SR": "paper_SR", "R": "paper_R", "WR": "paper_WR"}.get(title)) is not None:
+            short[f"{title} paper"] = table[paper]
+    short["words/reply"] = table["reply_words"].astype(float).round(1)
+    return short
+
+
+def _interval(row: pd.Series, name: str) -> str:
+    if pd.isna(row[name]):
+        return ""
+    return f"{row[name]:.2f} [{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]" if pd.notna(row[f"{name}_low"]) else f"{row[name]:.2f}"
+
+
+def faults_of(turn: Turn, earlier: Iterable[Turn]) -> list[str]:
+    """What was wrong with a scored reply, as kinds: what the reply shows itself first, then what the user's scores say."""
+    ec, reply = turn.confirmation, turn.reply or ""
+    found = []
+    if reply == SYSTEM_ERROR:
+        found.append("system error")
+    elif normalise(reply) in {normalise(each.reply or "") for each in earlier}:
+        found.append("repeats itself")
+    if ec.flexibility < 2:
+        found.append("misses the message")
+    if ec.coherence < 2:
+        found.append("out of context")
+    if ec.guidance < 1:
+        found.append("no next step")
+    return found
+
+
+def fault_table(played: Played, profile: str) -> pd.DataFrame:
+    """Share of scored replies with each kind of fault, and their mean satisfaction 0-5, per domain and system."""
+    rows = []
+    for domain, systems in played.items():
+        for name, trajectories in systems.items():
+            scored = [(t, row.turns[:i]) for row in trajectories for i, t in enumerate(row.turns) if _satisfaction(t) is not None]
+            found = [(_satisfaction(turn), faults_of(turn, earlier)) for turn, earlier in scored]
+            for fault in (*FAULTS, "none"):
+                having = [score for score, faults in found if (fault in faults) or (fault == "none" and not faults)]
+                rows.append(
+                    {"domain": domain, "system": name, "profile": profile, "fault": fault}
+                    | rate_columns("share", proportion(len(having), len(found)))
+                    | {"mean_satisfaction": sum(having) / len(having) if having else None}
+                )
+    return pd.DataFrame(rows)
+
+
+def _satisfaction(turn: Turn) -> int | None:
+    return turn.confirmation.satisfaction if turn.confirmation else None
+
+
+def lowest_scored(rows: Sequence[Trajectory]) -> Trajectory:
+    """The dialogue with the least satisfactory reply; the first one of several, or of dialogues without a score."""
+    return min(rows, key=lambda row: min((s for s in map(_satisfaction, row.turns) if s is not None), default=6))
+
+
+def rewrite_table(rewrites: Mapping[Domain, Sequence[Rewrite]], profile: str) -> pd.DataFrame:
+    """Per domain: replies sent to the rewriter, pairs that came of them, what was dropped and why, how much was changed."""
+    rows = []
+    for domain, records in rewrites.items():
+        kept = [record for record in records if record.dropped is None]
+        drops = Counter(record.dropped for record in records if record.dropped)
+        rows.append(
+            {
+                "domain": domain,
+                "profile": profile,
+                "replies": len(records),
+                "pairs": len(kept),
+                **{f"dropped: {reason}": number for reason, number in sorted(drops.items())},
+                **rate_columns("kept_words", mean(record.kept_words for record in kept)),
+                **rate_columns("same_action", proportion(sum(map(_same_type, kept)), len(kept)) if kept else None),
+                "words_before": _mean_words(record.original for record in kept),
+                "words_after": _mean_words(record.rewritten for record in kept),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _same_type(record: Rewrite) -> bool:
+    return parse_action(record.original).type == parse_action(record.rewritten).type
+
+
+def _mean_words(texts: Iterable[str]) -> float | None:
+    return mean(float(len(text.split())) for text in texts).value
+
+
+def rewrite_verdicts(judged: Mapping[Domain, Sequence[Verdict]], profile: str) -> pd.DataFrame:
+    """Rewritten replies against the originals: win, tie, lose beside the paper's. Paper: Table 5."""
+    rows = []
+    for domain, verdicts in judged.items():
+        found = win_rate(verdicts)
+        total = found.wins + found.ties + found.losses
+        rows.append(
+            {"domain": domain, "profile": profile, "evaluator": "judge of this run", "n": total, "unscored": found.num_unscored}
+            | {name: value / total if total else None for name, value in (("win", found.wins), ("tie", found.ties), ("lose", found.losses))}
+            | rate_columns("win_rate", found.rate)
+        )
+    for evaluator, values in paper_results()["table5"].items():
+        rows.append({"domain": "all", "profile": "paper", "evaluator": evaluator, **values})
+    return pd.DataFrame(rows)
+
+
+def curve_table(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> pd.DataFrame:
+    """Training curves as rows of adapter, step, quantity, value.
+
+    Args:
+        histories: By adapter the log lines of its trainer, as `training.json` holds them.
+    """
+    rows = [
+        {"adapter": name, "step": line["step"], "quantity": quantity, "value": line[quantity]}
+        for name, lines in histories.items()
+        for line in lines
+        for quantity in TRAINING_CURVES
+        if quantity in line
+    ]
+    return pd.DataFrame(rows, columns=["adapter", "step", "quantity", "value"])
+
+
+def dimension_table(judged: Judged, profile: str) -> pd.DataFrame:
+    """Win rate of each comparison per dimension, beside the paper's Figure 5 where that has one."""
+    rows = []
+    for domain, comparisons in judged.items():
+        for (first, second), verdicts in comparisons.items():
+            published = paper_results()["figure5"].get(first, {}).get(domain, {}) if second == "actcrs_expert" else {}
+            for dimension in DIMENSIONS:
+                found = win_rate(verdicts, dimension=dimension)
+                rows.append(
+                    {"domain": domain, "system": first, "against": second, "profile": profile, "dimension": dimension}
+                    | rate_columns("win_rate", found.rate)
+                    | {"wins": found.wins, "ties": found.ties, "losses": found.losses, "unscored": found.num_unscored}
+                    | {"paper_WR": published.get(dimension)}
+                )
+    return pd.DataFrame(rows)

@@ -1,0 +1,90 @@
+"""The language model that is tuned: loaded for training, with a fresh LoRA adapter or one that was trained before."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..core.errors import TrainingError
+from ..core.params import Params
+from ..llm.models import fetch_model, find_model, weights_hashes
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+CARD = "training.json"  # beside an adapter's weights: what it was trained on and how
+
+
+def load_backbone(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model in bfloat16 and tokenizer; GGUF weights are dequantized. Library: transformers.
+
+    Args:
+        name: A model of `params/models.yaml`.
+
+    Raises:
+        ModelError: If the weights cannot be had.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    path = fetch_model(name)
+    folder, options = (path.parent, {"gguf_file": path.name}) if find_model(name).kind == "gguf" else (path, {})
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, **options)
+    tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+    if options:  # the weights are plain numbers now, but the model still takes itself for a quantized one
+        model.hf_quantizer = None
+        model.is_quantized = False
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
+    model.config.name_or_path = model.name_or_path = name
+    model.config.use_cache = False
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model, tokenizer
+
+
+def add_adapter(model: PreTrainedModel, params: Params) -> PeftModel:
+    """A fresh LoRA adapter on all linear layers. Library: PEFT; paper: B.3."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        task_type="CAUSAL_LM", r=params.lora_r, lora_alpha=params.lora_alpha, lora_dropout=params.lora_dropout, target_modules="all-linear"
+    )
+    return get_peft_model(model, config)
+
+
+def load_adapter(model: PreTrainedModel, name: str, adapter: Path, *, trainable: bool = True) -> PeftModel:
+    """An adapter that was trained before, on the model it was trained on.
+
+    Args:
+        model: The backbone, from `load_backbone(name)`.
+        adapter: Folder in PEFT's layout.
+        trainable: Whether training goes on.
+
+    Raises:
+        TrainingError: If there is no adapter, or it belongs to other weights.
+    """
+    from peft import PeftModel
+
+    check_adapter(name, adapter)
+    try:
+        return PeftModel.from_pretrained(model, str(adapter), is_trainable=trainable)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise TrainingError(f"{adapter} does not fit {name}: {' '.join(str(error).split())[:200]}") from None
+
+
+def check_adapter(name: str, adapter: Path) -> None:
+    """Refuse an adapter that is incomplete or was trained on other weights than `name`'s.
+
+    Raises:
+        TrainingError: Says which file, and which weights it wants.
+    """
+    for file in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (adapter / file).is_file():
+            raise TrainingError(f"{adapter / file} is missing; train the adapter first, or correct its path")
+    if (adapter / CARD).is_file():
+        card = json.loads((adapter / CARD).read_text(encoding="utf-8"))
+        if card["base_model_files"] != weights_hashes(name):
+            raise TrainingError(f"{adapter} was trained on {card['base_model']}, whose weights are not those of {name}; train it anew")

@@ -1,0 +1,51 @@
+"""The model card beside an adapter: what it is, what it was made from, how to load it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..core.artifacts import write_text
+
+_PURPOSE = {
+    "sft": "SGPT: supervised on the actions of the expert's successful dialogues",
+    "dpo": "ECPO: DPO on original and rewritten replies, SGPT as start and frozen reference",
+    "kto": "ECPO with the KTO loss, SGPT as start and frozen reference",
+    "simpo": "ECPO with the SimPO loss, SGPT as start, no reference",
+}
+
+
+def write_card(path: Path, facts: dict) -> Path:
+    """Write an adapter's README.md.
+
+    Args:
+        path: The file.
+        facts: As `training.json` holds them.
+    """
+    settings = "\n".join(f"| `{key}` | {value} |" for key, value in sorted(facts["params"].items()))
+    files = "\n".join(f"- `{name}` SHA-256 `{value}`" for name, value in facts["base_model_files"].items())
+    return write_text(
+        path,
+        f"""---
+base_model: {facts["base_model"]}
+library_name: peft
+tags: [lora, conversational-recommendation, ecpo]
+---
+# LoRA adapter of an ActCRS agent
+
+{_PURPOSE[facts["method"]]}.
+
+Base model `{facts["base_model"]}` of `params/models.yaml`:
+{files}
+
+Trained on {facts["rows"]["train"]} rows ({facts["rows"]["validation"]} of other users for validation), {facts["steps"]} steps,
+{facts["seconds"]} s on {facts["device"]} in {facts["dtype"]}, {facts["tokens_per_second"]} tokens per second. Seed {facts["seed"]}.
+Digest `{facts["digest"]}`; data `{facts["data"]}`; start `{facts["start"]}`.
+
+| parameter | value |
+| --- | --- |
+{settings}
+
+The agent runs zero-shot: its system prompt has no worked example. Load it with PEFT (`PeftModel.from_pretrained`), with
+`vllm serve BASE --enable-lora --lora-modules NAME=FOLDER`, or name its folder as `adapter` of the `cra` endpoint in a params file.
+""",
+    )

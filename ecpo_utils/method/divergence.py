@@ -1,0 +1,84 @@
+"""How far a tuned policy lies from its reference: per-token KL divergence and log-probabilities on preference pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..core.schema import Message, PreferencePair
+from .backbone import check_adapter, load_adapter, load_backbone
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class PairDivergence:
+    """One pair under policy and reference.
+
+    Attributes:
+        kl_per_token: Mean KL(policy || reference) over the tokens of both replies, whole vocabulary, nats.
+        margin: log-ratio of the chosen reply minus that of the rejected one, nats; times beta it is DPO's reward margin.
+        chosen_tokens: Length of the chosen reply; `rejected_tokens` likewise.
+    """
+
+    kl_per_token: float
+    margin: float
+    chosen_tokens: int
+    rejected_tokens: int
+
+
+def compare_policies(name: str, adapter: Path, reference: Path, pairs: Sequence[PreferencePair]) -> list[PairDivergence]:
+    """Each pair's replies scored by an adapter and by the one that it was trained from.
+
+    Args:
+        name: The backbone in `params/models.yaml`.
+        adapter: The policy.
+        reference: The policy that it is compared with.
+        pairs: States with chosen and rejected replies.
+
+    Raises:
+        TrainingError: If an adapter is missing or does not fit the backbone.
+    """
+    import torch
+
+    check_adapter(name, adapter)
+    model, tokenizer = load_backbone(name)
+    model = load_adapter(model, name, reference, trainable=False)
+    model.load_adapter(str(adapter), adapter_name="policy")
+    model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    with torch.no_grad():
+        return [_compare(model, tokenizer, pair) for pair in pairs]
+
+
+def _compare(model: PeftModel, tokenizer: PreTrainedTokenizerBase, pair: PreferencePair) -> PairDivergence:
+    found = []
+    for reply in (pair.chosen, pair.rejected):
+        ids, begin = _tokens(tokenizer, pair.prompt, reply)
+        logs = {name: _log_probabilities(model, name, ids, begin) for name in ("policy", "default")}
+        kl = (logs["policy"].exp() * (logs["policy"] - logs["default"])).sum(-1)
+        answer = ids[begin:].to(kl.device).unsqueeze(-1)
+        ratio = (logs["policy"].gather(-1, answer) - logs["default"].gather(-1, answer)).sum()
+        found.append((kl.sum().item(), ratio.item(), len(ids) - begin))
+    (kl_chosen, chosen, n), (kl_rejected, rejected, m) = found
+    return PairDivergence((kl_chosen + kl_rejected) / (n + m), chosen - rejected, n, m)
+
+
+def _tokens(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], reply: Sequence[Message]) -> tuple[torch.Tensor, int]:
+    """Token ids of the whole, and where the reply begins."""
+    import torch
+
+    options = {"tokenize": True, "return_dict": False}
+    whole = tokenizer.apply_chat_template([*prompt, *reply], **options)
+    return torch.tensor(whole), len(tokenizer.apply_chat_template(list(prompt), add_generation_prompt=True, **options))
+
+
+def _log_probabilities(model: PeftModel, adapter: str, ids: torch.Tensor, begin: int) -> torch.Tensor:
+    """float32 (reply tokens, vocabulary): log-probabilities of each reply token's place."""
+    model.set_adapter(adapter)
+    logits = model(ids.unsqueeze(0).to(model.device), logits_to_keep=len(ids) - begin + 1).logits[0, :-1]
+    return logits.float().log_softmax(-1)

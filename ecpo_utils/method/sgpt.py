@@ -1,0 +1,77 @@
+"""SGPT: dialogues in which the expert named the target become supervised examples. Paper: sections 2.2, B.3."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+from ..core.errors import SchemaError, TrainingError
+from ..core.schema import Domain, Message, PreferencePair, SFTExample, Trajectory
+from ..dialogue.agents.actions import render_action
+from ..llm.prompts import load_prompt
+
+E = TypeVar("E", SFTExample, PreferencePair)
+
+
+def is_success(row: Trajectory) -> bool:
+    """Whether the agent named the target, in a dialogue that neither failed nor was given away by the user."""
+    return row.recommended_at is not None and row.status in ("complete", "ended_by_user")
+
+
+def without_example(messages: Sequence[Message], domain: Domain) -> list[Message]:
+    """The same state as an ActCRS agent without the worked example sees it; a tuned agent runs zero-shot (quirk Q29)."""
+    example = "\n\n" + load_prompt(f"actcrs_example_{domain}")
+    return [{**each, "content": each["content"].replace(example, "")} if each["role"] == "system" else dict(each) for each in messages]
+
+
+def build_sft_examples(trajectories: Sequence[Trajectory]) -> list[SFTExample]:
+    """Every usable action, searches included, of every successful dialogue of the expert's ActCRS.
+
+    Raises:
+        TrainingError: If no dialogue succeeded.
+        SchemaError: If a step is not ActCRS's; names the dialogue.
+    """
+    examples = []
+    for row in filter(is_success, trajectories):
+        for turn in row.turns:
+            for step in turn.steps:
+                if step.purpose != "action":
+                    raise SchemaError(f"dialogue {row.task_id} turn {turn.index}: a '{step.purpose}' step; SGPT takes dialogues of ActCRS")
+                if step.action is None or step.is_unusable:
+                    continue
+                examples.append(
+                    SFTExample(
+                        prompt=without_example(step.messages, row.domain),
+                        completion=[{"role": "assistant", "content": render_action(step.action)}],
+                        task_id=row.task_id,
+                        turn=turn.index,
+                    )
+                )
+    if not examples:
+        raise TrainingError(
+            f"none of {len(trajectories)} expert dialogues recommended its target, so there is nothing to learn from; "
+            f"raise num_sgpt_tasks or max_turns, or take a stronger expert"
+        )
+    return examples
+
+
+def split_by_user(rows: Sequence[E], users: Mapping[str, str], *, share: float, seed: int) -> tuple[list[E], list[E]]:
+    """Training and validation rows that share no user.
+
+    Args:
+        rows: Examples or pairs.
+        users: User id by task id.
+        share: Of the users for validation; at least one user if it is above 0 and there are two.
+        seed: Of the draw.
+
+    Raises:
+        SchemaError: If a row's task is unknown.
+    """
+    unknown = next((row.task_id for row in rows if row.task_id not in users), None)
+    if unknown:
+        raise SchemaError(f"no user is known for task {unknown}; are these rows of another task file?")
+    names = sorted({users[row.task_id] for row in rows})
+    number = min(max(round(share * len(names)), 1), len(names) - 1) if share > 0 else 0
+    held_out = set(random.Random(seed).sample(names, number))
+    return [r for r in rows if users[r.task_id] not in held_out], [r for r in rows if users[r.task_id] in held_out]

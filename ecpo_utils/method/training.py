@@ -1,0 +1,276 @@
+"""LoRA training with TRL: supervised (SGPT) and on preference pairs (DPO, KTO, SimPO). Paper: sections 2.2, 2.4, B.3."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ..core.artifacts import digest, write_json, writing
+from ..core.errors import TrainingError
+from ..core.params import Params
+from ..core.schema import PreferencePair, SFTExample
+from ..llm.models import weights_hashes
+from .backbone import CARD, add_adapter, load_adapter, load_backbone
+from .cards import write_card
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, Trainer
+
+logger = logging.getLogger(__name__)
+
+Method = Literal["sft", "dpo", "kto", "simpo"]
+SAVE_STEPS = 20
+PEFT_FILES = ("adapter_config.json", "adapter_model.safetensors")
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Rows to train on, and rows of other users to watch the training with.
+
+    Attributes:
+        train: SFT examples for "sft", preference pairs for the others.
+        validation: Of the same kind; may be empty.
+    """
+
+    train: Sequence[SFTExample | PreferencePair]
+    validation: Sequence[SFTExample | PreferencePair] = ()
+
+
+def train_adapter(method: Method, params: Params, rows: TrainingSet, target: Path, *, start: Path | None = None) -> Path:
+    """Train a LoRA adapter of the `cra` backbone; goes on where a killed training stopped, and does nothing twice.
+
+    Args:
+        method: "sft" begins with a fresh adapter; the others with `start`, which for "dpo" and "kto" is also, frozen,
+            the reference (Eq. 3; quirk Q32). "simpo" has no reference.
+        params: `lora_*`, and `sft_*` or `dpo_*`, `kto_*`, `simpo_*`; `cra` names the backbone.
+        rows: What to learn from.
+        target: Folder of the adapter: PEFT's two files, `training.json` with the curves, `README.md`.
+        start: Adapter to begin with.
+
+    Raises:
+        TrainingError: If there is no row or only one pair, if a row is longer than the context, if `start` does not fit
+            the backbone, or if the loss is no number; says what to change.
+        ModelError: If the backbone's weights cannot be had.
+    """
+    _check_rows(method, rows)
+    facts = _facts(method, params, rows, start)
+    if _is_trained(target, facts["digest"]):
+        logger.info("%s is trained already, %s", target, facts["digest"])
+        return target
+    _prepare_environment()
+    from transformers import set_seed
+    from transformers.trainer_utils import get_last_checkpoint
+
+    set_seed(params.seed)  # of a fresh adapter's weights
+    work = target.with_name(f".{target.name}.{facts['digest']}")
+    with writing(work):
+        work.mkdir(parents=True, exist_ok=True)
+    model, tokenizer = load_backbone(params.cra.model)
+    lengths = _check_lengths(method, params, rows, tokenizer)
+    model = load_adapter(model, params.cra.model, start) if start else add_adapter(model, params)
+    trainer = _trainer(method, params, model, tokenizer, rows, work)
+    checkpoint = get_last_checkpoint(str(work))
+    if checkpoint:
+        logger.info("%s: goes on from %s", target.name, Path(checkpoint).name)
+    result = trainer.train(resume_from_checkpoint=checkpoint)
+    if trainer.is_world_process_zero():
+        facts |= {
+            "lengths": lengths,
+            "steps": trainer.state.global_step,
+            "resumed_from": Path(checkpoint).name if checkpoint else None,
+            "seconds": round(result.metrics["train_runtime"], 1),
+            "tokens_per_second": _throughput(lengths, params, method, trainer, checkpoint, result.metrics["train_runtime"]),
+            "device": str(trainer.args.device),
+            "dtype": str(next(p for n, p in model.named_parameters() if "lora" not in n).dtype).removeprefix("torch."),
+            "history": trainer.state.log_history,
+        }
+        _publish(model, work, target, facts)
+    trainer.accelerator.wait_for_everyone()
+    return target
+
+
+def load_history(adapter: Path) -> dict:
+    """What `training.json` beside an adapter says: data, parameters, curves ("history"), seconds, tokens per second.
+
+    Raises:
+        TrainingError: If there is none.
+    """
+    try:
+        return json.loads((adapter / CARD).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise TrainingError(f"{adapter / CARD} is missing; train the adapter first") from None
+
+
+def preference_rows(method: Method, pairs: Sequence[PreferencePair]) -> list[dict]:
+    """Pairs as TRL's trainers take them: KTO wants two labelled completions for each pair."""
+    if method != "kto":
+        return [{"prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected} for pair in pairs]
+    labelled = [((pair.chosen, True), (pair.rejected, False)) for pair in pairs]
+    return [{"prompt": p.prompt, "completion": c, "label": y} for p, both in zip(pairs, labelled, strict=True) for c, y in both]
+
+
+def _check_rows(method: Method, rows: TrainingSet) -> None:
+    if not rows.train:
+        wanted = "raise num_sgpt_tasks" if method == "sft" else "raise satisfaction_threshold or num_ecpo_tasks"
+        raise TrainingError(f"{method}: there is nothing to train on; {wanted}")
+    if method != "sft" and len(rows.train) < 2:
+        raise TrainingError(f"{method}: one preference pair only, at least 2 are needed; raise satisfaction_threshold or num_ecpo_tasks")
+
+
+def _facts(method: Method, params: Params, rows: TrainingSet, start: Path | None) -> dict:
+    """What decides an adapter, and its digest."""
+    prefixes = ("lora_", "sft_") if method == "sft" else ("dpo_", f"{method}_")
+    decides = {
+        "method": method,
+        "base_model": params.cra.model,
+        "base_model_files": weights_hashes(params.cra.model),
+        "start": load_history(start)["digest"] if start and (start / CARD).is_file() else str(start),
+        "seed": params.seed,
+        "params": {key: value for key, value in params.model_dump().items() if key.startswith(prefixes)},
+        "data": digest([[row.model_dump() for row in part] for part in (rows.train, rows.validation)]),
+        "rows": {"train": len(rows.train), "validation": len(rows.validation)},
+    }
+    return {**decides, "digest": digest(decides)}
+
+
+def _is_trained(target: Path, wanted: str) -> bool:
+    return all((target / file).is_file() for file in (*PEFT_FILES, CARD)) and load_history(target)["digest"] == wanted
+
+
+def _prepare_environment() -> None:
+    """Settings that the libraries read from the environment only: no reports to services, no note on experimental trainers."""
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def _check_lengths(method: Method, params: Params, rows: TrainingSet, tokenizer: PreTrainedTokenizerBase) -> dict[str, float]:
+    """Token counts of the training rows; a row that would be cut is an error, for what is cut is the answer (quirk Q31)."""
+    key = "sft_max_length" if method == "sft" else "dpo_max_length"
+    limit, counts = getattr(params, key), []
+    for number, row in enumerate([*rows.train, *rows.validation]):
+        answers = [row.completion] if method == "sft" else [row.chosen, row.rejected]
+        sizes = [len(tokenizer.apply_chat_template([*row.prompt, *answer], tokenize=True, return_dict=False)) for answer in answers]
+        if max(sizes) > limit:
+            raise TrainingError(f"{method}: dialogue {row.task_id} turn {row.turn} has {max(sizes)} tokens; raise {key} (now {limit})")
+        if number < len(rows.train):
+            counts += sizes
+    return {"tokens": sum(counts), "mean": sum(counts) / len(counts), "longest": max(counts)}
+
+
+def _trainer(method: Method, params: Params, model, tokenizer, rows: TrainingSet, work: Path) -> Trainer:  # noqa: ANN001
+    """The TRL trainer of a method, with this study's settings in TRL's own words."""
+    import torch
+    from datasets import Dataset
+
+    on_gpu = torch.cuda.is_available()
+    prefix = "sft" if method == "sft" else "dpo"
+    options = {
+        name: getattr(params, f"{prefix}_{name}")
+        for name in ("num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "max_length")
+    }
+    options |= {
+        "output_dir": str(work),
+        "learning_rate": getattr(params, f"{method}_learning_rate"),
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 0.1,
+        "seed": params.seed,
+        "bf16": on_gpu,  # elsewhere the weights are in the type that the processor is good at
+        "use_cpu": not on_gpu,
+        "gradient_checkpointing": on_gpu,
+        "dataloader_pin_memory": on_gpu,
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "save_steps": SAVE_STEPS,
+        "save_total_limit": 2,
+        "eval_strategy": "epoch" if rows.validation else "no",
+        "eval_on_start": bool(rows.validation),
+        "per_device_eval_batch_size": options["per_device_train_batch_size"],
+        "report_to": "none",
+        "disable_tqdm": False,
+    }
+
+    def dataset(part: Sequence) -> Dataset | None:
+        if not part:
+            return None
+        if method == "sft":
+            return Dataset.from_list([{"prompt": row.prompt, "completion": row.completion} for row in part])
+        return Dataset.from_list(preference_rows(method, part))
+
+    common = {
+        "model": model,
+        "train_dataset": dataset(rows.train),
+        "eval_dataset": dataset(rows.validation),
+        "processing_class": tokenizer,
+        "callbacks": [_finite_loss(f"{method}_learning_rate")],
+    }
+    if method == "sft":
+        from trl import SFTConfig, SFTTrainer
+
+        return _kept_whole(SFTTrainer(args=SFTConfig(**options, completion_only_loss=True), **common), len(rows.train))
+    if method == "dpo":
+        from trl import DPOConfig, DPOTrainer
+
+        return _kept_whole(DPOTrainer(args=DPOConfig(**options, beta=params.dpo_beta), **common), len(rows.train))
+    if method == "kto":
+        from trl import KTOConfig, KTOTrainer
+
+        for key in ("per_device_train_batch_size", "per_device_eval_batch_size"):
+            options[key] = max(2, options[key])  # KTO estimates its KL term from mismatched rows of a batch
+        return _kept_whole(KTOTrainer(args=KTOConfig(**options, beta=params.kto_beta), **common), 2 * len(rows.train))
+    from trl.experimental.cpo import CPOConfig, CPOTrainer
+
+    simpo = CPOConfig(**options, beta=params.simpo_beta, simpo_gamma=params.simpo_gamma, loss_type="simpo", cpo_alpha=0.0)
+    return _kept_whole(CPOTrainer(args=simpo, **common), len(rows.train))
+
+
+def _kept_whole(trainer: Trainer, expected: int) -> Trainer:
+    """TRL drops rows whose prompt fills `max_length` without a word."""
+    if len(trainer.train_dataset) != expected:
+        raise TrainingError(f"the trainer took {len(trainer.train_dataset)} of {expected} rows; raise the method's max_length")
+    return trainer
+
+
+def _finite_loss(parameter: str) -> object:
+    from transformers import TrainerCallback
+
+    class FiniteLoss(TrainerCallback):
+        """Ends a training whose loss is no number any more; its checkpoints stay."""
+
+        def on_log(self, args, state, control, logs: Mapping[str, float] | None = None, **others) -> None:  # noqa: ANN001, ANN003
+            loss = (logs or {}).get("loss")
+            if loss is not None and not math.isfinite(loss):
+                raise TrainingError(f"the loss is {loss} at step {state.global_step}; lower {parameter} (now {args.learning_rate:g})")
+
+    return FiniteLoss()
+
+
+def _throughput(
+    lengths: Mapping[str, float], params: Params, method: Method, trainer: Trainer, checkpoint: str | None, seconds: float
+) -> float:
+    """Tokens of the training rows per second of this process, prompt and answer counted."""
+    done = int(Path(checkpoint).name.rpartition("-")[2]) if checkpoint else 0
+    epochs = getattr(params, f"{'sft' if method == 'sft' else 'dpo'}_num_train_epochs")
+    share = (trainer.state.global_step - done) / max(trainer.state.max_steps, 1)
+    return round(lengths["tokens"] * epochs * share / seconds, 1)
+
+
+def _publish(model, work: Path, target: Path, facts: dict) -> None:  # noqa: ANN001
+    """Put the finished adapter in its place at once; the checkpoints go."""
+    done = work / "done"
+    with writing(target):
+        shutil.rmtree(done, ignore_errors=True)
+        model.save_pretrained(str(done), selected_adapters=["default"], save_embedding_layers=False)
+        write_json(done / CARD, facts)
+        write_card(done / "README.md", facts)
+        shutil.rmtree(target, ignore_errors=True)
+        done.rename(target)
+    with contextlib.suppress(OSError):
+        shutil.rmtree(work)

@@ -1,0 +1,225 @@
+"""Stages of notebooks 06 to 10: the expert's successes, SGPT, its rollouts, rewriting, preference optimization."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from .core.artifacts import load_jsonl, write_jsonl
+from .core.errors import ParamsError
+from .core.schema import Domain, Item, PreferencePair, Rewrite, SFTExample, Task, Trajectory, Verdict
+from .dialogue.agents.actions import parse_action
+from .dialogue.agents.base import SYSTEM_ERROR
+from .evaluate.cases import Case
+from .evaluate.judge import judge_pairs
+from .evaluate.statistics import mean, proportion
+from .evaluate.tables import rate_columns
+from .evaluate.transcripts import Transcript
+from .judging import EXPERT, open_judge, sample_tasks
+from .method.divergence import compare_policies
+from .method.rewriting import build_pairs, rewrite_turns
+from .method.sgpt import build_sft_examples, split_by_user
+from .method.training import TrainingSet, load_history, train_adapter
+from .run import Run
+from .simulation import Entry, Played, find_adapter, play
+
+SGPT = "actcrs_sgpt"
+ZERO_SHOT = {"few_shot": False}
+MAX_COMPARED = 20  # pairs on which policies are compared, those of the validation users first
+# the tuned agents: name of the system and of its adapter; all run zero-shot (quirk Q29)
+TUNED = {SGPT: "sgpt", "actcrs_ecpo": "dpo", "actcrs_kto": "kto", "actcrs_simpo": "simpo"}
+
+
+def domains_to_tune(run: Run) -> list[Domain]:
+    """The domains of the run in which a backbone is tuned.
+
+    Raises:
+        ParamsError: If there are none.
+    """
+    found = [domain for domain in run.domains if domain in run.params.tuning_domains]
+    if not found:
+        raise ParamsError(f"none of the domains {run.domains} is among tuning_domains {run.params.tuning_domains}; change one of the two")
+    return found
+
+
+async def play_expert(run: Run) -> Played:
+    """The expert's ActCRS on the SGPT tasks, few-shot. Paper: section B.3."""
+    return await play(run, [Entry("actcrs_expert.sgpt", role="expert")], domains_to_tune(run), split="sgpt")
+
+
+async def play_tuned(run: Run, names: Sequence[str], *, split: str = "test") -> Played:
+    """Tuned agents of `TUNED` on a split's tasks; on others than the test tasks the system is called NAME.SPLIT."""
+    suffix = "" if split == "test" else f".{split}"
+    roster = [Entry(f"{name}{suffix}", adapter=TUNED[name], options=ZERO_SHOT) for name in names]
+    return await play(run, roster, domains_to_tune(run), split=split)
+
+
+async def play_untuned(run: Run) -> Played:
+    """The untuned small backbone on the test tasks, with and without the worked example."""
+    roster = [Entry("actcrs_base"), Entry("actcrs_base_zero_shot", options=ZERO_SHOT)]
+    return await play(run, roster, domains_to_tune(run))
+
+
+def build_sgpt_sets(run: Run, played: Played) -> dict[Domain, TrainingSet]:
+    """The supervised examples of each domain, validation by user; writes `examples/sgpt.jsonl`."""
+    sets = {}
+    for domain, systems in played.items():
+        examples = build_sft_examples([row for rows in systems.values() for row in rows])
+        write_jsonl(run.paths.examples(domain, "sgpt"), examples)
+        sets[domain] = TrainingSet(*_split(run, domain, "sgpt", examples))
+    return sets
+
+
+def train_sgpt(run: Run, sets: Mapping[Domain, TrainingSet]) -> dict[Domain, Path]:
+    """The SGPT adapter of each domain."""
+    return {domain: train_adapter("sft", run.params, rows, run.paths.adapter(domain, "sgpt")) for domain, rows in sets.items()}
+
+
+async def rewrite_replies(run: Run, played: Played) -> dict[Domain, list[Rewrite]]:
+    """Unsatisfactory replies of the SGPT agent, rewritten; writes `rewrites/sgpt.jsonl` and `pairs/sgpt.jsonl`."""
+    found = {}
+    async with run.clients("rewriter") as clients:
+        for domain, systems in played.items():
+            items = {item.item_id: item for item in load_jsonl(run.need(run.paths.items(domain), "01_environment"), Item)}
+            rows = [row for each in systems.values() for row in each]
+            path = run.paths.rewrites(domain, "sgpt")
+            found[domain] = await rewrite_turns(rows, clients["rewriter"], items, threshold=run.params.satisfaction_threshold, path=path)
+            write_jsonl(run.paths.pairs(domain, "sgpt"), build_pairs(found[domain]))
+    return found
+
+
+async def judge_rewrites(run: Run, played: Played, rewrites: Mapping[Domain, Sequence[Rewrite]]) -> dict[Domain, list[Verdict]]:
+    """Dialogues that end in the rewritten reply against the same ones that end in the original. Paper: Table 5."""
+    found = {}
+    async with open_judge(run) as judge:
+        for domain, records in rewrites.items():
+            rows = {row.task_id: row for each in played[domain].values() for row in each}
+            kept = sample_tasks([r for r in records if r.dropped is None], run.params.num_judge_pairs, run.params.seed)
+            pairs = [_endings(rows[record.task_id], record) for record in kept]
+            path = run.paths.verdicts(domain, "rewritten", "original")
+            found[domain] = await judge_pairs(judge, pairs, first="rewritten", second="original", path=path)
+    return found
+
+
+def load_preference_sets(run: Run) -> dict[Domain, TrainingSet]:
+    """The pairs that notebook 08 wrote, validation by user."""
+    sets = {}
+    for domain in domains_to_tune(run):
+        pairs = load_jsonl(run.need(run.paths.pairs(domain, "sgpt"), "08_rewriting"), PreferencePair)
+        sets[domain] = TrainingSet(*_split(run, domain, "ecpo", pairs))
+    return sets
+
+
+def train_preferences(run: Run, sets: Mapping[Domain, TrainingSet]) -> dict[Domain, dict[str, Path]]:
+    """One adapter per preference method, each from the SGPT adapter and on the same pairs."""
+    return {
+        domain: {
+            method: train_adapter(method, run.params, rows, run.paths.adapter(domain, method), start=find_adapter(run, domain, "sgpt"))
+            for method in run.params.preference_methods
+        }
+        for domain, rows in sets.items()
+    }
+
+
+def measure_divergence(run: Run, sets: Mapping[Domain, TrainingSet], adapters: Mapping[Domain, Mapping[str, Path]]) -> pd.DataFrame:
+    """Every preference adapter against the SGPT adapter on the first pairs: KL per token, margin, share of pairs with a positive one."""
+    rows = []
+    for domain, paths in adapters.items():
+        pairs = [*sets[domain].validation, *sets[domain].train][:MAX_COMPARED]
+        for method, path in paths.items():
+            found = compare_policies(run.params.cra.model, path, find_adapter(run, domain, "sgpt"), pairs)
+            rows.append(
+                {"domain": domain, "method": method, "profile": run.label, "pairs": len(found)}
+                | rate_columns("kl_per_token", mean(each.kl_per_token for each in found))
+                | rate_columns("margin", mean(each.margin for each in found))
+                | rate_columns("chosen_preferred", proportion(sum(each.margin > 0 for each in found), len(found)))
+                | {"chosen_tokens": sum(each.chosen_tokens for each in found) / len(found)}
+                | {"rejected_tokens": sum(each.rejected_tokens for each in found) / len(found)}
+            )
+    return pd.DataFrame(rows)
+
+
+async def play_main(run: Run) -> Played:
+    """Expert, untuned backbone and all tuned agents on the test tasks; what other notebooks played is kept. Paper: Table 1."""
+    roster = [Entry(EXPERT, role="expert"), Entry("actcrs_base")]
+    roster += [Entry(name, adapter=TUNED[name], options=ZERO_SHOT) for name in tuned_systems(run)]
+    return await play(run, roster, domains_to_tune(run))
+
+
+def main_comparisons(run: Run) -> list[tuple[str, str]]:
+    """Everyone against the expert, and every preference method against SGPT."""
+    tuned = tuned_systems(run)
+    return [(name, EXPERT) for name in ("actcrs_base", *tuned)] + [(name, SGPT) for name in tuned if name != SGPT]
+
+
+def cost_table(run: Run) -> pd.DataFrame:
+    """What each stage of the training data took: units, calls, tokens, seconds of calls; then the trainings' seconds. Per pair as well."""
+    rows = []
+    for domain in domains_to_tune(run):
+        stages: dict[str, Sequence[Trajectory | Rewrite]] = {
+            "expert dialogues": load_jsonl(run.need(run.paths.trajectories(domain, "actcrs_expert.sgpt"), "06_sgpt"), Trajectory),
+            "SGPT dialogues": load_jsonl(
+                run.need(run.paths.trajectories(domain, f"{SGPT}.ecpo"), "07_expectation_confirmation"), Trajectory
+            ),
+            "rewrites": load_jsonl(run.need(run.paths.rewrites(domain, "sgpt"), "08_rewriting"), Rewrite),
+        }
+        num_pairs = sum(record.dropped is None for record in stages["rewrites"])
+        for stage, records in stages.items():
+            used = [usage for record in records for usage in record.usage.values()]
+            counts = {
+                "calls": sum(usage.calls for usage in used),
+                "tokens": sum(usage.prompt_tokens + usage.completion_tokens for usage in used),
+            }
+            per_pair = {f"{name}_per_pair": value / num_pairs if num_pairs else None for name, value in counts.items()}
+            rows.append({"domain": domain, "stage": stage, "units": len(records), **counts, **per_pair})
+        for name in dict.fromkeys(TUNED[system] for system in tuned_systems(run)):
+            history = load_history(find_adapter(run, domain, name))
+            seen = {"units": history["rows"]["train"], "seconds": history["seconds"], "tokens_per_second": history["tokens_per_second"]}
+            rows.append({"domain": domain, "stage": f"training {name}", **seen})
+    return pd.DataFrame(rows)
+
+
+def load_cases(run: Run) -> list[Case]:
+    """Each test task as the SGPT agent and as the agent of the first preference method played it, with the judge's verdict.
+
+    Raises:
+        ArtifactError: If notebook 10 was not run yet.
+    """
+    after = next(name for name, adapter in TUNED.items() if adapter == run.params.preference_methods[0])
+    cases = []
+    for domain in domains_to_tune(run):
+        rows = {
+            name: {row.task_id: row for row in load_jsonl(run.need(run.paths.trajectories(domain, name), "10_main_results"), Trajectory)}
+            for name in (SGPT, after)
+        }
+        verdicts = load_jsonl(run.need(run.paths.verdicts(domain, after, SGPT), "10_main_results"), Verdict)
+        for task_id, before in rows[SGPT].items():
+            judged = [verdict for verdict in verdicts if verdict.task_id == task_id]
+            cases.append(Case(before, rows[after][task_id], judged))
+    return cases
+
+
+def tuned_systems(run: Run) -> list[str]:
+    """Names of the tuned agents of this run, SGPT first."""
+    return [name for name, adapter in TUNED.items() if adapter == "sgpt" or adapter in run.params.preference_methods]
+
+
+def _split(run: Run, domain: Domain, split: str, rows: Sequence[SFTExample | PreferencePair]) -> tuple[list, list]:
+    tasks = load_jsonl(run.need(run.paths.tasks(domain, split), "02_persona_diversity"), Task)
+    users = {task.task_id: task.user_id for task in tasks}
+    return split_by_user(rows, users, share=run.params.validation_share, seed=run.params.seed)
+
+
+def _endings(row: Trajectory, record: Rewrite) -> tuple[Transcript, Transcript]:
+    """The dialogue up to a reply, once with the rewritten and once with the original one."""
+    before: list[dict[str, str]] = []
+    for turn in row.turns[: record.turn + 1]:
+        before.append({"role": "user", "content": turn.user_message})
+        if turn.index < record.turn:
+            before.append({"role": "assistant", "content": turn.reply or SYSTEM_ERROR})
+    name = f"{row.task_id} turn {record.turn}"
+    replies = parse_action(record.rewritten).argument, row.turns[record.turn].reply or SYSTEM_ERROR
+    one, other = (Transcript(name, (*before, {"role": "assistant", "content": reply})) for reply in replies)
+    return one, other

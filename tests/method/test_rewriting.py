@@ -1,0 +1,132 @@
+"""Unsatisfactory replies go to the rewriter with their reason; what comes back becomes a pair or says why not."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from scripted_models import ITEMS, ScriptedStudy
+from stub_endpoint import Reply, StubEndpoint
+
+from ecpo_utils.core.artifacts import load_jsonl
+from ecpo_utils.core.errors import TrainingError
+from ecpo_utils.core.schema import Confirmation, Rewrite
+from ecpo_utils.method.rewriting import build_pairs, count_drops, invents_title, kept_words, rewrite_turns, select_turns
+
+CATALOGUE = {item.item_id: item for item in ITEMS}
+ASK = "Change: take it up.\nAction: Ask[Alone, I see! Short or long sessions?]"
+
+
+@pytest.fixture
+def study(stub_endpoint: StubEndpoint, tmp_path: Path) -> Iterator[ScriptedStudy]:
+    study = ScriptedStudy(stub_endpoint, tmp_path)
+    yield study
+    study.close()
+
+
+@pytest.fixture
+def rewrite(study, tmp_path):
+    """Rewrites of some dialogues by a rewriter that always gives this answer."""
+
+    def rewrite(rows, answer, threshold=4):
+        study.endpoint.answer = (lambda body: answer) if isinstance(answer, str | Reply) else answer
+        path = tmp_path / "rewrites.jsonl"
+        return study.run(rewrite_turns(rows, study.client("rewriter", max_concurrency=1), CATALOGUE, threshold=threshold, path=path))
+
+    return rewrite
+
+
+def test_turns_at_or_under_lambda_are_selected(make_row):
+    row = make_row()  # satisfactions 4 and 5
+    assert [turn.index for _, turn in select_turns([row], 4)] == [0]
+    assert [turn.index for _, turn in select_turns([row], 5)] == [0, 1]
+    row.turns[0].confirmation = Confirmation(error="unscored")
+    assert [turn.index for _, turn in select_turns([row], 5)] == [1]
+
+
+def test_no_turn_under_lambda_says_how_low_the_scores_are(make_row):
+    with pytest.raises(TrainingError, match=r"no turn of 1 dialogues is scored at or under 3 \(lowest: 4\); raise satisfaction_threshold"):
+        select_turns([make_row()], 3)
+
+
+def test_a_rewrite_becomes_a_pair_in_the_exact_state(make_row, rewrite, study):
+    row = make_row(example=False)
+    (record,) = rewrite([row], ASK)
+    (pair,) = build_pairs([record])
+    assert pair.prompt == row.turns[0].steps[-1].messages
+    assert pair.chosen == [{"role": "assistant", "content": "Ask[Alone, I see! Short or long sessions?]"}]
+    assert pair.rejected == [{"role": "assistant", "content": "Ask[Alone or together?]"}]
+    assert (pair.score, pair.turn, pair.task_id) == (4, 0, "game/u1/g1") and "guidance is lacking" in pair.reason
+    assert record.thought == "take it up." and record.dropped is None and record.usage["rewriter"].calls == 1
+    request = study.endpoint.chats[-1].body["messages"][-1]["content"]
+    assert "User: A game, please." in request and "Ask[Alone or together?]" in request and "guidance is lacking" in request
+
+
+@pytest.mark.parametrize(
+    ("answer", "dropped"),
+    [
+        ("I would ask about sessions.", "no valid action"),
+        ("Change: look first.\nAction: Search[sessions]", "a search, which the user never reads"),
+        ("Change: nothing.\nAction: Ask[Alone or together?]", "unchanged"),
+        ("Change: name one.\nAction: Ask[Do you know Thorn Circuit?]", "a title that was never retrieved"),
+        ('Change: name one.\nAction: Ask[Do you know "Moon Base Nine"?]', "a title that was never retrieved"),
+        ("Change: speak.\nAction: Response[Tell me more about it, then I will look.]", "another kind of action without a reason"),
+    ],
+)
+def test_what_makes_no_pair_says_why(make_row, rewrite, answer, dropped):
+    (record,) = rewrite([make_row()], answer)
+    assert record.dropped == dropped and build_pairs([record]) == []
+    assert count_drops([record]) == {"kept": 0, dropped: 1}
+
+
+def test_another_kind_of_action_is_kept_where_the_message_was_missed(make_row, rewrite):
+    row = make_row()
+    row.turns[0].confirmation = Confirmation(flexibility=0, coherence=2, guidance=1, reasons={"flexibility": "I had just told you."})
+    (record,) = rewrite([row], "Change: speak.\nAction: Response[Tell me more about it, then I will look.]")
+    assert record.dropped is None
+
+
+def test_a_title_that_was_retrieved_may_be_named(make_row, rewrite):
+    first, second = rewrite([make_row()], 'Action: Recommend[Sorry! How about "Iron Orchard"? Does it fit?]', threshold=5)
+    assert first.dropped == "a title that was never retrieved"  # nothing was searched by then
+    assert second.dropped is None and second.rewritten.startswith("Recommend[Sorry!")
+
+
+def test_titles_in_quotes_and_whole_titles_are_found():
+    titles = [item.title for item in ITEMS]
+    assert invents_title("Try Iron Orchard!", ["Quiet Orbit"], titles, "")
+    assert not invents_title("Try Iron Orchard!", ["Iron Orchard"], titles, "")
+    assert not invents_title("You said Iron Orchard.", [], titles, "User: I own Iron Orchard.")
+    assert invents_title('Try "Nothing Real"!', ["Iron Orchard"], titles, "")
+    assert not invents_title('A "quiet evening" it is.', [], titles, "User: a quiet evening")
+
+
+def test_kept_words_is_one_for_the_same_text_and_falls_with_changes():
+    assert kept_words("a b c d", "a b c d") == 1.0
+    assert kept_words("a b c d", "a b x d") == 0.75
+    assert kept_words("a b", "c d") == 0.0
+
+
+def test_finished_rewrites_are_not_asked_for_again(make_row, rewrite, study, tmp_path):
+    rows = [make_row(f"game/u{i}/g1") for i in range(3)]
+    before = rewrite(rows[:2], ASK)
+    asked = len(study.endpoint.chats)
+    after = rewrite(rows[:2], "Action: Ask[Something else?]")
+    assert after == before and len(study.endpoint.chats) == asked
+    assert load_jsonl(tmp_path / "rewrites.jsonl", Rewrite) == before
+
+
+def test_a_reply_that_changed_since_is_rewritten_anew(make_row, rewrite):
+    row = make_row()
+    rewrite([row], ASK)
+    row.turns[0].steps[0].output, row.turns[0].steps[0].action.argument = "Ask[With whom?]", "With whom?"
+    (record,) = rewrite([row], "Action: Ask[With whom, and how long?]")
+    assert record.original == "Ask[With whom?]" and record.rewritten == "Ask[With whom, and how long?]"
+
+
+def test_an_endpoint_that_fails_once_costs_one_reply(make_row, rewrite):
+    rows = [make_row(f"game/u{i}/g1") for i in range(2)]
+    rows[1].turns[0].user_message = "Something else."
+    answers = iter([Reply(status=500), ASK])
+    records = rewrite(rows, lambda body: next(answers))
+    assert [record.dropped for record in records] == ["endpoint error", None]
+    assert [record.dropped for record in rewrite(rows, ASK)] == [None, None]
