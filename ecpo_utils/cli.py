@@ -82,6 +82,18 @@ def _parser() -> argparse.ArgumentParser:
     judge.add_argument("--out", type=Path, help="also write the verdicts to this JSONL file")
     judge.add_argument("--json", action="store_true")
 
+    train = add("train", _train, "train adapters from a run's examples or pairs; on several GPUs: accelerate launch -m ecpo_utils.cli")
+    train.add_argument("stage", choices=["sgpt", "preferences"])
+    train.add_argument("--profile", default="quick")
+    train.add_argument("--domain", default="", help="one domain; all that are tuned by default")
+
+    export = add("export", _export, "write an adapter merged into its model, or the training data for LLaMA-Factory or TRL")
+    export.add_argument("what", choices=["model", "sharegpt", "trl"])
+    export.add_argument("out", type=Path, metavar="FOLDER", help="a new folder")
+    export.add_argument("--profile", default="quick")
+    export.add_argument("--domain", default="book")
+    export.add_argument("--adapter", default="dpo", help="of the model: sgpt, dpo, kto or simpo")
+
     diversity = add("diversity", _diversity, "maximum ROUGE-L of each persona to the others, per file")
     diversity.add_argument("paths", type=Path, nargs="+", metavar="PATH")
     diversity.add_argument("--sample", type=int, help="so many distinct personas, drawn by --seed")
@@ -229,6 +241,30 @@ def _judge(options: argparse.Namespace) -> None:
             continue
         habits = [f"{key.replace('_', ' ')} {row[key]:.2f}" for key in ("flips", "first_shown") if row[key] is not None]
         print(", ".join([f"  {name:12} win rate {row['win_rate']:.2f} [{row['low']:.2f}, {row['high']:.2f}]", *habits]))
+
+
+def _train(options: argparse.Namespace) -> None:
+    from .run import open_run
+    from .tuning import load_preference_sets, load_sgpt_sets, train_preferences, train_sgpt
+
+    run = open_run("train", {"profile": options.profile} | ({"domains": [options.domain]} if options.domain else {}))
+    if options.stage == "sgpt":
+        adapters = list(train_sgpt(run, load_sgpt_sets(run)).values())
+    else:
+        adapters = [path for paths in train_preferences(run, load_preference_sets(run)).values() for path in paths.values()]
+    print("\n".join(map(str, adapters)))
+
+
+def _export(options: argparse.Namespace) -> None:
+    from .run import open_run
+    from .tuning import export_data, export_merged
+
+    folder = options.out.resolve()  # a run works from the repository root
+    run = open_run("export", {"profile": options.profile, "domains": [options.domain]})
+    if options.what == "model":
+        print(export_merged(run, options.domain, options.adapter, folder))
+    else:
+        print("\n".join(map(str, export_data(run, options.domain, options.what, folder))))
 
 
 def _diversity(options: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
@@ -19,6 +20,7 @@ from .evaluate.tables import rate_columns
 from .evaluate.transcripts import Transcript
 from .judging import EXPERT, open_judge, sample_tasks
 from .method.divergence import compare_policies
+from .method.export import export_model, export_sharegpt, export_trl
 from .method.rewriting import build_pairs, rewrite_turns
 from .method.sgpt import build_sft_examples, split_by_user
 from .method.training import TrainingSet, load_history, train_adapter
@@ -68,6 +70,15 @@ def build_sgpt_sets(run: Run, played: Played) -> dict[Domain, TrainingSet]:
     for domain, systems in played.items():
         examples = build_sft_examples([row for rows in systems.values() for row in rows])
         write_jsonl(run.paths.examples(domain, "sgpt"), examples)
+        sets[domain] = TrainingSet(*_split(run, domain, "sgpt", examples))
+    return sets
+
+
+def load_sgpt_sets(run: Run) -> dict[Domain, TrainingSet]:
+    """The examples that notebook 06 wrote, validation by user."""
+    sets = {}
+    for domain in domains_to_tune(run):
+        examples = load_jsonl(run.need(run.paths.examples(domain, "sgpt"), "06_sgpt"), SFTExample)
         sets[domain] = TrainingSet(*_split(run, domain, "sgpt", examples))
     return sets
 
@@ -199,6 +210,19 @@ def load_cases(run: Run) -> list[Case]:
             judged = [verdict for verdict in verdicts if verdict.task_id == task_id]
             cases.append(Case(before, rows[after][task_id], judged))
     return cases
+
+
+def export_merged(run: Run, domain: Domain, adapter: str, folder: Path) -> Path:
+    """A domain's adapter merged into the backbone, as a model folder."""
+    return export_model(run.params.cra.model, find_adapter(run, domain, adapter), folder)
+
+
+def export_data(run: Run, domain: Domain, form: Literal["sharegpt", "trl"], folder: Path) -> list[Path]:
+    """A domain's examples and pairs for LLaMA-Factory ("sharegpt") or TRL; pairs may be missing still."""
+    examples = load_jsonl(run.need(run.paths.examples(domain, "sgpt"), "06_sgpt"), SFTExample)
+    path = run.paths.pairs(domain, "sgpt")
+    pairs = load_jsonl(path, PreferencePair) if path.is_file() else []
+    return (export_sharegpt if form == "sharegpt" else export_trl)(examples, pairs, folder)
 
 
 def tuned_systems(run: Run) -> list[str]:

@@ -27,11 +27,12 @@ def load_backbone(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         ModelError: If the weights cannot be had.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     path = fetch_model(name)
     folder, options = (path.parent, {"gguf_file": path.name}) if find_model(name).kind == "gguf" else (path, {})
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, **options)
+    plain = {"quantization_config": GgufConfig(dequantize=True)} if options else {}
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, **options, **plain)
     tokenizer = AutoTokenizer.from_pretrained(folder, **options)
     if options:  # the weights are plain numbers now, but the model still takes itself for a quantized one
         model.hf_quantizer = None

@@ -1,0 +1,137 @@
+"""Tables and figures of the tuned agents from hand-made dialogues, rewrites and verdicts."""
+
+import math
+
+import pytest
+
+from ecpo_utils.core.schema import Action, Confirmation, Item, Persona, Rewrite, Step, Trajectory, Turn, Verdict
+from ecpo_utils.dialogue.agents.base import SYSTEM_ERROR
+from ecpo_utils.evaluate.cases import Case, case_table, render_case
+from ecpo_utils.evaluate.tuning_figures import plot_curves, plot_dimensions, plot_faults, plot_rewrites
+from ecpo_utils.evaluate.tuning_tables import (
+    curve_table,
+    dimension_table,
+    fault_table,
+    faults_of,
+    lowest_scored,
+    reply_words,
+    rewrite_table,
+    rewrite_verdicts,
+    short_tuned_table,
+    tuned_table,
+    valid_action_share,
+)
+
+
+def scored(flexibility=2, coherence=2, guidance=1):
+    return Confirmation(flexibility=flexibility, coherence=coherence, guidance=guidance)
+
+
+def turn(index, reply="Which one?", confirmation=None, kind="ask", attempts=1):
+    step = Step(messages=[], output="x", action=Action(type=kind, argument="x"), attempts=attempts)
+    return Turn(
+        index=index, policy="ask_recommendation", user_message="Hi.", reply=reply, steps=[step], confirmation=confirmation or scored()
+    )
+
+
+def dialogue(task, *turns, system="actcrs_sgpt", success=False):
+    return Trajectory(
+        task_id=f"book/u{task}/i", domain="book", system=system, config="c", target=Item(item_id="1", title="Emma"), turns=list(turns),
+        persona=Persona(activities="a", language="l"), status="complete", recommended_at=0 if success else None,
+    )  # fmt: skip
+
+
+def verdict(task, first, second, value):
+    names = ("flexibility", "coherence", "guidance", "final")
+    scores = dict.fromkeys(names, (value > 0.5) - (value < 0.5))
+    measures = dict.fromkeys(names, (value, 0.5))
+    return Verdict(task_id=f"book/u{task}/i", first=first, second=second, shown_first="apart", scores=scores, measures=measures)
+
+
+def rewrite(task, original="Ask[One two?]", rewritten="Ask[One three?]", dropped=None, kept_words=0.5):
+    return Rewrite(task_id=f"book/u{task}/i", turn=0, prompt=[], original=original, rewritten=rewritten, score=2, reason="r", dropped=dropped,
+                   kept_words=kept_words)  # fmt: skip
+
+
+def test_an_action_counts_as_valid_if_it_was_read_at_the_first_attempt():
+    rows = [dialogue(0, turn(0), turn(1, attempts=2)), dialogue(1, turn(0, kind="invalid")), dialogue(2)]
+    found = valid_action_share(rows)
+    assert (found.value, found.n, found.num_unscored) == (0.25, 2, 1)
+
+
+def test_reply_words_is_a_mean_over_dialogues():
+    assert reply_words([dialogue(0, turn(0, "One two."), turn(1, "One two three four.")), dialogue(1, turn(0, "One."))]).value == 2.0
+
+
+def test_faults_of_a_reply_by_hand():
+    first = turn(0)
+    assert faults_of(turn(1, "Another?"), [first]) == []
+    assert faults_of(turn(1, "which ONE", scored(guidance=0)), [first]) == ["repeats itself", "no next step"]
+    assert faults_of(turn(1, SYSTEM_ERROR, scored(0, 1, 1)), [first]) == ["system error", "misses the message", "out of context"]
+
+
+def test_fault_table_counts_scored_replies_only():
+    rows = [dialogue(0, turn(0), turn(1, "Other?", scored(guidance=0)), turn(2, "More?", Confirmation(error="unscored")))]
+    table = fault_table({"book": {"actcrs_sgpt": rows}}, "cpu").set_index("fault")
+    assert table.loc["no next step", "share"] == 0.5 and table.loc["no next step", "mean_satisfaction"] == 4.0
+    assert table.loc["none", "share"] == 0.5 and table["share_n"].unique().tolist() == [2]
+    assert len(plot_faults(table.reset_index(), "cpu").axes) == 1
+
+
+def test_the_lowest_scored_dialogue_is_shown():
+    low, high, none = dialogue(0, turn(0, confirmation=scored(0, 0, 0))), dialogue(1, turn(0)), dialogue(2)
+    assert lowest_scored([none, high, low]) is low
+
+
+def test_rewrite_table_counts_pairs_and_drops_by_reason():
+    records = [rewrite(0), rewrite(1, rewritten="Response[One.]"), rewrite(2, dropped="unchanged"), rewrite(3, dropped="unchanged")]
+    row = rewrite_table({"book": records}, "cpu").iloc[0]
+    assert (row["replies"], row["pairs"], row["dropped: unchanged"], row["kept_words"], row["same_action"]) == (4, 2, 2, 0.5, 0.5)
+    assert row["words_before"] == 2.0 and row["words_after"] == 1.5
+
+
+def test_table5_has_our_shares_above_the_papers():
+    verdicts = [verdict(task, "rewritten", "original", value) for task, value in enumerate((0.9, 0.9, 0.5, 0.1))]
+    table = rewrite_verdicts({"book": verdicts}, "cpu")
+    ours = table.iloc[0]
+    assert (ours["win"], ours["tie"], ours["lose"], ours["n"]) == (0.5, 0.25, 0.25, 4)
+    assert table[table["evaluator"] == "gpt4o"]["win"].item() == 0.64
+    assert len(plot_rewrites(table).axes) == 1
+
+
+def test_curves_keep_step_quantity_and_value():
+    history = [{"step": 0, "eval_loss": 2.0}, {"step": 1, "loss": 1.5, "learning_rate": 0.1}, {"step": 2, "loss": 1.0}]
+    table = curve_table({"sgpt book": history})
+    assert table.to_dict("list") == {
+        "adapter": ["sgpt book"] * 3, "step": [0, 1, 2], "quantity": ["eval_loss", "loss", "loss"], "value": [2.0, 1.5, 1.0]}  # fmt: skip
+    assert len(plot_curves(table, "cpu").axes) == 1 and curve_table({}).empty
+
+
+def test_win_rates_per_dimension_stand_beside_figure_5():
+    judged = {"book": {("actcrs_ecpo", "actcrs_expert"): [verdict(t, "actcrs_ecpo", "actcrs_expert", v) for t, v in enumerate((0.9, 0.1))],
+                       ("actcrs_ecpo", "actcrs_sgpt"): [verdict(0, "actcrs_ecpo", "actcrs_sgpt", 0.9)]}}  # fmt: skip
+    table = dimension_table(judged, "cpu")
+    row = table[(table["against"] == "actcrs_expert") & (table["dimension"] == "flexibility")].iloc[0]
+    assert (row["win_rate"], row["wins"], row["losses"], row["paper_WR"]) == (0.5, 1, 1, 0.69)
+    assert math.isnan(table[table["against"] == "actcrs_sgpt"]["paper_WR"].astype(float).iloc[0])
+    assert len(plot_dimensions(table, "note").axes) == 1
+
+
+def test_main_table_has_valid_actions_and_the_papers_lower_half():
+    played = {"book": {"actcrs_sgpt": [dialogue(t, turn(0), success=t == 0) for t in range(4)]}}
+    judged = {"book": {("actcrs_sgpt", "actcrs_expert"): [verdict(t, "actcrs_sgpt", "actcrs_expert", 0.9) for t in range(4)]}}
+    table = tuned_table(played, judged, "cpu")
+    row = table.iloc[0]
+    assert (row["success_rate"], row["paper_SR"], row["win_rate"], row["valid_actions"], row["reply_words"]) == (0.25, 0.54, 1.0, 1.0, 2.0)
+    assert "0.25 [" in short_tuned_table(table).iloc[0]["SR"]
+
+
+def test_cases_show_where_dialogues_part_and_who_wins():
+    before = dialogue(0, turn(0), turn(1, "Same?"))
+    after = dialogue(0, turn(0), turn(1, "New?", scored(guidance=0)), system="actcrs_ecpo", success=True)
+    cases = [Case(before, after, [verdict(0, "actcrs_ecpo", "actcrs_sgpt", 0.8)]), Case(before, before)]
+    table = case_table(cases)
+    assert table["first_difference"].tolist()[0] == 1 and table["judge"].tolist()[0] == pytest.approx(0.3)
+    assert table["confirmation_gain"].tolist() == [-0.5, 0.0] and table["success_after"].tolist() == [True, False]
+    assert math.isnan(table["judge"].tolist()[1]) and "part in turn 2" in render_case(cases[0])
+    assert "the same in every turn" in render_case(cases[1])
