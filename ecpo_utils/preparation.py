@@ -120,7 +120,11 @@ def prepare_tasks(run: Run) -> dict[Domain, dict[str, list[Task]]]:
             tasks = build_tasks(domain, personas, reviews, items, min_rating=params.min_target_rating)
             train, test = split_tasks(tasks, split=params.split, test_share=params.test_share, seed=params.seed)
         prepared[domain] = sample_splits(
-            train, test, num_sgpt=params.num_sgpt_tasks, num_ecpo=params.num_ecpo_tasks, num_test=params.num_test_tasks
+            train,
+            test,
+            num_sgpt=params.num_sgpt_tasks,
+            num_ecpo=params.num_ecpo_tasks,
+            num_test=params.number("num_test_tasks", domain),
         )
         for name, rows in prepared[domain].items():
             write_jsonl(run.paths.tasks(domain, name), rows)

@@ -35,7 +35,8 @@ def write_report(profile: str) -> list[str]:
     root = repository_root()
     load_profile(root / "params" / f"{profile}.yaml")
     paths = RunPaths(root, profile)
-    manifests = {name: json.loads(paths.manifest(name).read_text()) for name in NEEDS if paths.manifest(name).is_file()}
+    found = [path for name in NEEDS for path in sorted(paths.manifest(name).parent.glob(f"{name}*.json"))]  # NAME.json, NAME.DOMAIN.json
+    manifests = {path.stem: json.loads(path.read_text()) for path in found}
     if not manifests:
         raise ArtifactError(f"nothing has run on profile {profile} yet; run: ecpo run --profile {profile}")
     mark = " <b>Quick numbers: a few tasks, to see that all works; not results.</b>" if profile == "quick" else ""

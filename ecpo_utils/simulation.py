@@ -53,7 +53,7 @@ async def simulate(run: Run, systems: dict[str, Role], *, split: str = "test", f
     Args:
         run: The open run.
         systems: Name of the trajectories file and role of the backbone, e.g. {"actcrs_expert": "expert"}.
-        split: Which tasks.
+        split: Which tasks; of the test tasks the first `num_simulation_tasks`.
         framework: Key of `agents.FRAMEWORKS`.
         **options: Further arguments of the framework, e.g. few_shot=False.
 
@@ -61,7 +61,7 @@ async def simulate(run: Run, systems: dict[str, Role], *, split: str = "test", f
         ParamsError: If no such framework is registered.
     """
     roster = [Entry(name, framework, role, options=options) for name, role in systems.items()]
-    return await play(run, roster, run.domains, split=split)
+    return await play(run, roster, run.domains, split=split, limit="num_simulation_tasks" if split == "test" else "")
 
 
 async def simulate_frameworks(run: Run) -> Played:
@@ -71,11 +71,18 @@ async def simulate_frameworks(run: Run) -> Played:
     """
     roster = [Entry(f"{name}_{backbone}", name, role) for name in run.params.frameworks for backbone, role in BACKBONES.items()]
     domains = [domain for domain in run.domains if domain in run.params.cra_domains]
-    return await play(run, roster, domains, limit=run.params.num_cra_tasks)
+    return await play(run, roster, domains, limit="num_cra_tasks")
 
 
-async def play(run: Run, roster: Sequence[Entry], domains: Sequence[Domain], *, split: str = "test", limit: int = 0) -> Played:
-    """The dialogues of a roster of systems on a split's first `limit` tasks (0: all), by domain and system.
+async def play(run: Run, roster: Sequence[Entry], domains: Sequence[Domain], *, split: str = "test", limit: str = "") -> Played:
+    """The dialogues of a roster of systems on a split's tasks, by domain and system.
+
+    Args:
+        run: The open run.
+        roster: Who plays.
+        domains: Where.
+        split: Which tasks.
+        limit: Name of the parameter that says how many of them, the first ones; 0 or no name: all.
 
     Raises:
         ParamsError: If a framework is not registered, which is known before any dialogue.
@@ -86,7 +93,8 @@ async def play(run: Run, roster: Sequence[Entry], domains: Sequence[Domain], *, 
     databases, played = open_databases(run), {}
     async with run.clients("simulator"):  # stays up from one system to the next
         for domain in domains:
-            tasks = load_jsonl(run.need(run.paths.tasks(domain, split), "02_persona_diversity"), Task)[: limit or None]
+            number = run.params.number(limit, domain) if limit else 0
+            tasks = load_jsonl(run.need(run.paths.tasks(domain, split), "02_persona_diversity"), Task)[: number or None]
             played[domain] = {}
             for entry in roster:
                 adapter = find_adapter(run, domain, entry.adapter) if entry.adapter else None

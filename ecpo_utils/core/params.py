@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Literal, Optional
+from typing import Annotated, Literal, Optional, Union
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -43,6 +43,9 @@ class Endpoint(BaseModel):
     usd_per_million_completion_tokens: float = Field(0.0, ge=0)
 
 
+PerDomain = Union[Annotated[int, Field(ge=0)], dict[Domain, Annotated[int, Field(ge=0)]]]  # one number for all domains, or one for each
+
+
 class Params(BaseModel):
     """All parameters of one end-to-end run. Notebooks declare the ones they use under the same names."""
 
@@ -71,7 +74,8 @@ class Params(BaseModel):
     test_share: float = Field(gt=0, lt=1)
     num_sgpt_tasks: int = Field(ge=0)
     num_ecpo_tasks: int = Field(ge=0)
-    num_test_tasks: int = Field(ge=1)
+    num_test_tasks: PerDomain
+    num_simulation_tasks: int = Field(ge=1)  # test tasks per domain that notebook 03 plays, the first ones
 
     # dialogue, section 2.3 and B.3
     max_turns: int = Field(ge=1)
@@ -87,7 +91,7 @@ class Params(BaseModel):
     # frameworks, section 3.2
     cra_domains: list[Domain] = Field(min_length=1)
     frameworks: list[str] = Field(min_length=1)
-    num_cra_tasks: int = Field(ge=0)
+    num_cra_tasks: PerDomain  # test tasks, the first ones; 0 for all
 
     # judge, section B.5
     judge_mode: Literal["narrow", "tokens", "words"]
@@ -119,10 +123,29 @@ class Params(BaseModel):
     simpo_beta: float = Field(gt=0)
     simpo_gamma: float = Field(ge=0)
 
+    def number(self, name: str, domain: Domain) -> int:
+        """A domain's value of a parameter that may have one for each.
+
+        Raises:
+            ParamsError: If it has values for other domains only.
+        """
+        value = getattr(self, name)
+        if not isinstance(value, dict):
+            return value
+        if domain not in value:
+            raise ParamsError(f"parameter '{name}' has no number for {domain}: {value}")
+        return value[domain]
+
     @model_validator(mode="after")
     def _consistent(self) -> Params:
         if len(set(self.domains)) < len(self.domains):
             raise ValueError(f"domains {self.domains} names one twice")
+        for name in ("num_test_tasks", "num_cra_tasks"):
+            value = getattr(self, name)
+            if isinstance(value, dict) and (missing := [domain for domain in self.domains if domain not in value]):
+                raise ValueError(f"{name} has no number for {', '.join(missing)}")
+            if name == "num_test_tasks" and 0 in (value.values() if isinstance(value, dict) else [value]):
+                raise ValueError("num_test_tasks is 0; at least one task is needed")
         if self.data_source == "release" and not self.release_dir:
             raise ValueError("data_source is release: set release_dir to the folder that holds the release's task/")
         return self

@@ -172,7 +172,10 @@ async def rollout(
     """Play all tasks, `dialogues_in_flight` at a time, and write `path` line by line as dialogues end.
 
     Rows that an earlier run left are kept if they have the same config and did not fail; at the end the
-    file holds one row per task, in task order.
+    file holds one row per task, in task order, and after them those of further tasks that others played.
+
+    Returns:
+        The rows of `tasks`, in their order.
 
     Raises:
         EndpointError: If no further call can succeed (wrong key, unknown model); finished rows stay.
@@ -182,7 +185,8 @@ async def rollout(
     wanted = {task.task_id for task in tasks}
     old = {row.task_id: row for row in load_resumable(path, Trajectory) if row.config == config and row.status != "failed"}
     done = {task_id: row for task_id, row in old.items() if task_id in wanted}
-    write_jsonl(path, done.values())
+    further = [row for task_id, row in old.items() if task_id not in wanted]
+    write_jsonl(path, [*done.values(), *further])
     failed_in_a_row = 0
 
     async def play(task: Task) -> None:
@@ -200,7 +204,7 @@ async def rollout(
     label = f"{tasks[0].domain if tasks else ''} {system.name}"
     await map_bounded(play, waiting, limit=params.dialogues_in_flight, description=label, unit="dialogue")
     rows = [done[task.task_id] for task in tasks]
-    write_jsonl(path, rows)
+    write_jsonl(path, [*rows, *further])
     log_counts(system.name, rows)
     return rows
 

@@ -118,3 +118,13 @@ def test_profile_under_another_files_name_is_refused(tmp_path, values):
     path.write_text(yaml.safe_dump(values))
     with pytest.raises(ParamsError, match="parameter 'profile' is 'quick', expected 'mine'"):
         load_profile(path)
+
+
+def test_a_number_may_be_given_for_each_domain(values):
+    params = build_params({**values, "num_test_tasks": {"book": 9, "game": 2, "yelp": 1}}, "test")
+    assert [params.number("num_test_tasks", domain) for domain in ("book", "yelp")] == [9, 1]
+    assert params.number("num_cra_tasks", "game") == values["num_cra_tasks"]
+    with pytest.raises(ParamsError, match="num_test_tasks has no number for game, yelp"):
+        build_params({**values, "num_test_tasks": {"book": 9}}, "test")
+    with pytest.raises(ParamsError, match="num_test_tasks is 0"):
+        build_params({**values, "num_test_tasks": 0}, "test")

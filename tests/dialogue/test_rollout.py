@@ -288,6 +288,14 @@ def test_rows_of_a_killed_run_stand_in_any_order_and_end_in_task_order(play, fre
     assert ids(play(by=fresh)) == ids(rows) == ids(saved(path))
 
 
+def test_tasks_that_others_played_stay_in_the_file(play, fresh, path, study):
+    rows = play()
+    study.endpoint.requests.clear()
+    assert play(TASKS[1:2], by=fresh) == rows[1:2] and study.endpoint.chats == []
+    assert ids(saved(path)) == [TASKS[1].task_id, *(task.task_id for task in (TASKS[0], *TASKS[2:]))]
+    assert play(by=fresh) == rows == saved(path)
+
+
 def test_failed_rows_are_played_again(play, path, study, signed):
     broken = SIGNED[1]
     agent = study.scripts["agent"]
@@ -385,12 +393,11 @@ def test_settings_of_other_stages_keep_the_rows(play, fresh, study):
     assert study.endpoint.chats == []
 
 
-def test_more_tasks_add_rows_and_fewer_drop_them(play, fresh, path, study):
+def test_more_tasks_add_rows(play, fresh, path, study):
     few = play(TASKS[:2])
     study.endpoint.requests.clear()
     many = play(TASKS, by=fresh)
-    assert many[:2] == few and len(study.requests("agent")) == 3
-    assert ids(play(TASKS[1:], by=fresh)) == ids(TASKS[1:]) == ids(saved(path))
+    assert many[:2] == few and len(study.requests("agent")) == 3 and ids(saved(path)) == ids(TASKS)
 
 
 def test_a_broken_line_within_the_file_is_an_error_that_names_it(play, path):

@@ -1,5 +1,6 @@
 """Tables from hand-made trajectories, figures from tables, and what saving and the report make of them."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -269,6 +270,13 @@ def test_report_of_a_table_without_rows_says_so(checkout, run):
     write_report("quick")
     page = (checkout / "runs" / "quick" / "report.html").read_text()
     assert "Released logs" in page and "Nothing to show in this run" in page
+
+
+def test_report_lists_the_notebooks_of_one_domain(checkout, run):
+    run.paths = dataclasses.replace(run.paths, scope="book")
+    run.finish(dialogues=1)
+    write_report("quick")
+    assert "03_simulation.book" in (checkout / "runs" / "quick" / "report.html").read_text()
 
 
 def test_report_before_any_run_says_what_to_run(checkout):

@@ -49,8 +49,8 @@ def verdict(task, first, second, value):
 
 
 def rewrite(task, original="Ask[One two?]", rewritten="Ask[One three?]", dropped=None, kept_words=0.5):
-    return Rewrite(task_id=f"book/u{task}/i", turn=0, prompt=[], original=original, rewritten=rewritten, score=2, reason="r", dropped=dropped,
-                   kept_words=kept_words)  # fmt: skip
+    texts = {"original": original, "rewritten": rewritten, "reason": "r"}
+    return Rewrite(task_id=f"book/u{task}/i", turn=0, prompt=[], score=2, dropped=dropped, kept_words=kept_words, **texts)
 
 
 def test_an_action_counts_as_valid_if_it_was_read_at_the_first_attempt():
