@@ -412,6 +412,8 @@ async def open_clients(
             if endpoint.provider == "openai":
                 base_url, key = _credentials(endpoint)
                 identity = f"{base_url or 'openai'} {endpoint.model}"
+                if endpoint.adapter:  # an endpoint of the user's own, which serves it under its folder's name
+                    identity += f" {adapter_hash(Path(endpoint.adapter))}"
             else:
                 spec = server_spec(endpoint.provider, endpoint.model, slots[_place(endpoint)], endpoint.adapter)
                 server = await asyncio.to_thread(stack.enter_context, serving(spec))

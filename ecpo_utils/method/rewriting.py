@@ -10,14 +10,17 @@ from pathlib import Path
 from ..core.artifacts import append_jsonl, load_resumable, write_jsonl
 from ..core.concurrency import map_bounded
 from ..core.errors import EndpointError, TrainingError
-from ..core.matching import mentions_title
+from ..core.matching import mentions_title, normalise
 from ..core.schema import Item, PreferencePair, Rewrite, Step, Trajectory, Turn
 from ..dialogue.agents.actions import parse_action, render_action
-from ..dialogue.agents.base import NOUNS, render_items
+from ..dialogue.agents.base import NOUNS, SYSTEM_ERROR, render_items
+from ..dialogue.simulator import echoes
 from ..llm.client import ChatClient, Meter
 from ..llm.prompts import load_examples, render
 
 REWRITE_TOKENS = 200
+MAX_WORDS = 80  # about as many as an agent may write in one action
+NO_ACTION = "none, the user read an error message"
 SHORTEST_TITLE = 7  # characters: shorter titles ("It", "Emma") are words of any reply; in quotes they are found all the same
 _ANSWER = re.compile(r"^\s*(?:change\s*:\s*(?P<thought>.*?))?\s*^\s*action\s*:\s*(?P<action>.*)", re.IGNORECASE | re.DOTALL | re.MULTILINE)
 _QUOTED = re.compile(r"[\"\u201c]([^\"\u201c\u201d]{2,80})[\"\u201d]")
@@ -102,7 +105,7 @@ async def rewrite_turn(row: Trajectory, turn: Turn, client: ChatClient, items: M
             raise
         return record.model_copy(update={"dropped": "endpoint error", "thought": str(error)})
     record.usage = meter.by_role
-    return _read(record, answer.text, [item.title for item in seen], [item.title for item in items.values()])
+    return _read(record, answer.text, turn.user_message, [item.title for item in seen], [item.title for item in items.values()])
 
 
 def build_pairs(records: Sequence[Rewrite]) -> list[PreferencePair]:
@@ -162,12 +165,12 @@ def _request(row: Trajectory, turn: Turn, record: Rewrite, seen: Sequence[Item])
         "rewrite_request",
         conversation="\n".join(spoken),
         found=render_items(seen[:8]) or "none yet",
-        action=record.original,
+        action=NO_ACTION if turn.reply == SYSTEM_ERROR or turn.steps[-1].is_unusable else record.original,
         reason=record.reason or "The reply did not satisfy the user.",
     )
 
 
-def _read(record: Rewrite, text: str, seen: Sequence[str], titles: Sequence[str]) -> Rewrite:
+def _read(record: Rewrite, text: str, user_message: str, seen: Sequence[str], titles: Sequence[str]) -> Rewrite:
     """Read an answer and decide whether it makes a pair."""
     match = _ANSWER.search(text)
     action = parse_action(match["action"] if match else text)
@@ -182,6 +185,10 @@ def _read(record: Rewrite, text: str, seen: Sequence[str], titles: Sequence[str]
         changes["dropped"] = "a search, which the user never reads"
     elif rewritten.split() == record.original.split():
         changes["dropped"] = "unchanged"
+    elif len(action.argument.split()) > MAX_WORDS:
+        changes["dropped"] = "longer than an agent may write"
+    elif action.argument == SYSTEM_ERROR or echoes(normalise(action.argument), normalise(user_message)):
+        changes["dropped"] = "an error message, or the user's own words"
     elif invents_title(action.argument, seen, titles, spoken):
         changes["dropped"] = "a title that was never retrieved"
     elif action.type != before.type and before.type != "invalid" and not _asks_for_another_kind(record.reason):

@@ -10,6 +10,7 @@ from stub_endpoint import Reply, StubEndpoint
 from ecpo_utils.core.artifacts import load_jsonl
 from ecpo_utils.core.errors import TrainingError
 from ecpo_utils.core.schema import Confirmation, Rewrite
+from ecpo_utils.dialogue.agents.base import SYSTEM_ERROR
 from ecpo_utils.method.rewriting import build_pairs, count_drops, invents_title, kept_words, rewrite_turns, select_turns
 
 CATALOGUE = {item.item_id: item for item in ITEMS}
@@ -69,6 +70,9 @@ def test_a_rewrite_becomes_a_pair_in_the_exact_state(make_row, rewrite, study):
         ("Change: nothing.\nAction: Ask[Alone or together?]", "unchanged"),
         ("Change: name one.\nAction: Ask[Do you know Thorn Circuit?]", "a title that was never retrieved"),
         ('Change: name one.\nAction: Ask[Do you know "Moon Base Nine"?]', "a title that was never retrieved"),
+        ("Change: more.\nAction: Ask[" + "word " * 81 + "?]", "longer than an agent may write"),
+        ("Change: say it.\nAction: Ask[A game, please.]", "an error message, or the user's own words"),
+        (f"Change: say it.\nAction: Response[{SYSTEM_ERROR}]", "an error message, or the user's own words"),
         ("Change: speak.\nAction: Response[Tell me more about it, then I will look.]", "another kind of action without a reason"),
     ],
 )
@@ -83,6 +87,14 @@ def test_another_kind_of_action_is_kept_where_the_message_was_missed(make_row, r
     row.turns[0].confirmation = Confirmation(flexibility=0, coherence=2, guidance=1, reasons={"flexibility": "I had just told you."})
     (record,) = rewrite([row], "Change: speak.\nAction: Response[Tell me more about it, then I will look.]")
     assert record.dropped is None
+
+
+def test_the_rewriter_of_an_error_message_is_told_that_there_was_no_action(make_row, rewrite, study):
+    row = make_row()
+    row.turns[0].reply, row.turns[0].steps[0].action.type = SYSTEM_ERROR, "invalid"
+    (record,) = rewrite([row], ASK)
+    assert "Action of the agent: none, the user read an error message\n" in study.endpoint.chats[-1].body["messages"][-1]["content"]
+    assert record.original == "Ask[Alone or together?]" and record.dropped is None
 
 
 def test_a_title_that_was_retrieved_may_be_named(make_row, rewrite):

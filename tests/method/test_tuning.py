@@ -1,0 +1,140 @@
+"""The stages of notebooks 06 to 10 on scripted models, with real training steps on a tiny one: each reads what the one before wrote."""
+
+import asyncio
+import shutil
+from pathlib import Path
+
+import pytest
+from scripted_models import FULL, FakeEmbedder, ScriptedStudy, choice, confirmation_json
+
+from ecpo_utils import preparation, simulation, tuning
+from ecpo_utils.core.artifacts import load_jsonl
+from ecpo_utils.core.errors import ArtifactError, ParamsError
+from ecpo_utils.core.schema import PreferencePair, Task, Trajectory
+from ecpo_utils.run import open_run
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def study(stub_endpoint, tmp_path):
+    study = ScriptedStudy(stub_endpoint, tmp_path)
+    yield study
+    study.close()
+
+
+@pytest.fixture
+def run(tmp_path, study, tiny, monkeypatch):
+    """A quick run of one domain whose roles are scripted; the agents that are tuned are scripted too, their adapters are not."""
+    shutil.copytree(ROOT / "params", tmp_path / "params")
+    monkeypatch.chdir(tmp_path)
+    for module in (preparation, simulation):
+        monkeypatch.setattr(module, "Embedder", lambda name: FakeEmbedder())
+    role = {"provider": "openai", "base_url": study.endpoint.base_url, "max_retries": 0}
+    roles = {name: {**role, "model": name} for name in ("persona", "simulator", "expert", "rewriter")}
+    return open_run("06_sgpt", {
+        "profile": "quick", "domains": ["game"], "tuning_domains": ["game"], "simulator_mode": FULL, "num_personas": 3, "max_turns": 2,
+        "cra": {**role, "model": tiny}, "preference_methods": ["dpo", "simpo"], "lora_r": 2, **roles})  # fmt: skip
+
+
+@pytest.fixture
+def scripts(study, run):
+    """The expert names every target; the tuned agent asks the same again, and the rewriter asks something else."""
+    asked = iter(range(1000))
+
+    def agent(body):
+        if body["model"] == "persona":
+            return choice(careful=0.9) if body.get("logprobs") else "Loves all."
+        if body["model"] == "expert":
+            titles = [task.target.title for task in load_jsonl(run.paths.tasks("game", "sgpt"), Task)]
+            return f"Recommend[How about {' or '.join(titles)}?]"
+        if body["model"] == "rewriter":
+            return f"Change: ask for more.\nAction: Ask[Alone or together, and for how long, number {next(asked)}?]"
+        return "Ask[Alone or together?]"
+
+    study.scripts["agent"] = agent
+    study.scripts["confirmation"] = lambda body: confirmation_json(guidance=0)
+
+
+async def everything(run):
+    preparation.prepare_items(run)
+    await preparation.prepare_personas(run)
+    preparation.prepare_tasks(run)
+    sets = tuning.build_sgpt_sets(run, await tuning.play_expert(run))
+    sgpt = tuning.train_sgpt(run, sets)
+    played = await tuning.play_tuned(run, ["actcrs_sgpt"], split="ecpo")
+    rewrites = await tuning.rewrite_replies(run, played)
+    pairs = tuning.load_preference_sets(run)
+    adapters = tuning.train_preferences(run, pairs)
+    main = await tuning.play_main(run)
+    return sets, sgpt, played, rewrites, pairs, adapters, main
+
+
+def test_all_stages_in_order(run, scripts, study):
+    sets, sgpt, played, rewrites, pairs, adapters, main = asyncio.run(everything(run))
+    tasks = {split: load_jsonl(run.paths.tasks("game", split), Task) for split in ("sgpt", "ecpo", "test")}
+    assert len(sets["game"].train) == 2 * len(tasks["sgpt"])  # two turns, one action each
+    assert not any("An example of a conversation" in row.prompt[0]["content"] for row in sets["game"].train)
+    assert sgpt["game"] == run.paths.adapter("game", "sgpt") and (sgpt["game"] / "adapter_model.safetensors").is_file()
+    rows = played["game"]["actcrs_sgpt.ecpo"]
+    assert [row.task_id for row in rows] == [task.task_id for task in tasks["ecpo"]]
+    assert len(rewrites["game"]) == len(pairs["game"].train) == 2 * len(rows)
+    assert load_jsonl(run.paths.pairs("game", "sgpt"), PreferencePair) == list(pairs["game"].train)
+    assert set(adapters["game"]) == {"dpo", "simpo"}
+    assert list(main["game"]) == ["actcrs_expert", "actcrs_base", "actcrs_sgpt", "actcrs_ecpo", "actcrs_simpo"]
+    asked = {body["model"]: body["messages"][0]["content"] for body in (chat.body for chat in study.endpoint.chats)}
+    assert {"sgpt", "dpo", "simpo"} <= set(asked)
+    assert "An example of a conversation" not in asked["dpo"] and "An example of a conversation" in asked["expert"]
+
+
+def test_a_second_time_nothing_is_asked_and_nothing_trained(run, scripts, study, monkeypatch):
+    first = asyncio.run(everything(run))
+    study.endpoint.requests.clear()
+    monkeypatch.setattr("ecpo_utils.method.training.load_backbone", lambda name: pytest.fail("loaded"))
+    again = asyncio.run(everything(run))
+    assert study.endpoint.chats == [] and again == first
+
+
+def test_costs_and_cases_come_from_the_files(run, scripts):
+    asyncio.run(everything(run))
+    costs = tuning.cost_table(run).set_index("stage")
+    num_pairs = costs.loc["training dpo", "units"]
+    assert costs.loc["rewrites", "calls_per_pair"] == 1.0 and costs.loc["SGPT dialogues", "calls_per_pair"] > 1
+    assert num_pairs == costs.loc["rewrites", "units"] and costs.loc["training sgpt", "seconds"] > 0
+    with pytest.raises(ArtifactError, match="actcrs_ecpo_vs_actcrs_sgpt.jsonl is missing"):
+        tuning.load_cases(run)
+    run.paths.verdicts("game", "actcrs_ecpo", "actcrs_sgpt").parent.mkdir(parents=True)
+    run.paths.verdicts("game", "actcrs_ecpo", "actcrs_sgpt").write_text("")
+    cases = tuning.load_cases(run)
+    assert len(cases) == len(load_jsonl(run.paths.trajectories("game", "actcrs_sgpt"), Trajectory))
+    assert cases[0].judgement is None and cases[0].first_difference is None
+
+
+def test_divergence_is_measured_against_sgpt(run, scripts):
+    asyncio.run(everything(run))
+    sets = tuning.load_preference_sets(run)
+    table = tuning.measure_divergence(run, sets, tuning.train_preferences(run, sets))
+    assert list(table["method"]) == ["dpo", "simpo"] and (table["kl_per_token"] >= 0).all()
+    assert table["pairs"].tolist() == [min(len(sets["game"].train), tuning.MAX_COMPARED)] * 2
+
+
+def test_what_is_missing_names_its_notebook(run, scripts):
+    preparation.prepare_items(run)
+    for stage, notebook in (
+        (tuning.load_sgpt_sets, "06_sgpt"),
+        (tuning.load_preference_sets, "08_rewriting"),
+        (tuning.cost_table, "06_sgpt"),
+    ):
+        with pytest.raises(ArtifactError, match=f"is missing; run notebooks/{notebook}"):
+            stage(run)
+    with pytest.raises(ArtifactError, match="adapter_model.safetensors is missing; run notebooks/09_preference_optimization"):
+        simulation.find_adapter(run, "game", "dpo")
+    run.params.tuning_domains = ["book"]
+    with pytest.raises(ParamsError, match=r"none of the domains \['game'\] is among tuning_domains \['book'\]"):
+        tuning.domains_to_tune(run)
+
+
+def test_exports_of_a_run(run, scripts, tmp_path):
+    asyncio.run(everything(run))
+    assert {path.name for path in tuning.export_data(run, "game", "trl", tmp_path / "trl")} == {"sft.jsonl", "preference.jsonl"}
+    assert (tuning.export_merged(run, "game", "dpo", tmp_path / "merged") / "model.safetensors").is_file()
