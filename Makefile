@@ -1,11 +1,12 @@
 # make reproduce   set up, fetch weights, run the whole study on a profile, report      (PROFILE=quick)
 # make test        set up, run the tests
+# make figures     set up, draw figures/ again from the published results/, without any model
 PROFILE ?= quick
 PYTHON ?= python3
 REQUIREMENTS := $(if $(filter gpu paper,$(PROFILE)),requirements-gpu.txt,requirements.txt)
 BIN := .venv/bin
 
-.PHONY: reproduce test report setup clean
+.PHONY: reproduce test figures report setup clean
 
 reproduce: setup
 	@$(BIN)/ecpo run --profile $(PROFILE)
@@ -15,6 +16,9 @@ test: setup
 	@echo "== tests"
 	@$(BIN)/ruff check ecpo_utils tests notebooks workflow
 	@$(BIN)/python -m pytest
+
+figures: setup
+	@$(BIN)/ecpo figures --profile cpu
 
 report: setup
 	@$(BIN)/ecpo report --profile $(PROFILE)

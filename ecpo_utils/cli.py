@@ -53,6 +53,13 @@ def _parser() -> argparse.ArgumentParser:
     report = add("report", _report, "write runs/PROFILE/report.html and say where everything is")
     report.add_argument("--profile", default="quick")
 
+    publish = add("publish", _publish, "pack a run into results/ and figures/")
+    publish.add_argument("--profile", default="cpu")
+    figures = add("figures", _figures, "draw figures/ again from results/, without any model")
+    figures.add_argument("--profile", default="cpu")
+    restore = add("restore", _restore, "unpack results/ into runs/, where files are missing, to go on from there")
+    restore.add_argument("--profile", default="cpu")
+
     models = add("models", _models, "list the registered models, fetch one, or say where it is")
     models.add_argument("action", choices=["list", "fetch", "where"])
     models.add_argument("name", nargs="?")
@@ -128,6 +135,24 @@ def _report(options: argparse.Namespace) -> None:
     from .report import write_report
 
     print("\n".join(write_report(options.profile)))
+
+
+def _publish(options: argparse.Namespace) -> None:
+    from .publishing import publish_run
+
+    print("\n".join(publish_run(options.profile)))
+
+
+def _figures(options: argparse.Namespace) -> None:
+    from .publishing import draw_published
+
+    print("\n".join(draw_published(options.profile)))
+
+
+def _restore(options: argparse.Namespace) -> None:
+    from .publishing import restore_run
+
+    print(f"{restore_run(options.profile)} files restored to runs/{options.profile}")
 
 
 def _models(options: argparse.Namespace) -> int:

@@ -54,7 +54,8 @@ async def judge_systems(
             for first, second in comparisons:
                 pairs = pair_transcripts(spoken[first], spoken[second], names=(first, second))
                 path = run.paths.verdicts(domain, first, second)
-                found[domain][first, second] = await judge_pairs(judge, pairs, first=first, second=second, path=path)
+                verdicts = await judge_pairs(judge, pairs, first=first, second=second, path=path, keep_others=True)
+                found[domain][first, second] = verdicts
     return found
 
 
@@ -107,7 +108,10 @@ def load_originals(run: Run) -> list[Transcript]:
 
 
 async def judge_damaged(run: Run, originals: Sequence[Transcript]) -> dict[tuple[str, str], list[Verdict]]:
-    """Originals against themselves with planted flaws, by (flaw, severity), and against themselves as ("none", "none")."""
+    """Originals against themselves with planted flaws, by (flaw, severity), and against themselves as ("none", "none").
+
+    Writes `planted_flaws/FLAW_SEVERITY.jsonl`.
+    """
     cases: dict[tuple[str, str], list[Pair]] = {("none", "none"): [(original, original) for original in originals]}
     for flaw in FLAWS:
         for severity in SEVERITIES:
@@ -118,7 +122,8 @@ async def judge_damaged(run: Run, originals: Sequence[Transcript]) -> dict[tuple
             cases[flaw, severity] = [(original, changed) for original, changed in damaged if changed]
     async with open_judge(run) as judge:
         return {
-            case: await judge_pairs(judge, pairs, first="original", second="_".join(case)) if pairs else [] for case, pairs in cases.items()
+            case: await judge_pairs(judge, pairs, first="original", second="_".join(case), path=run.paths.planted(*case)) if pairs else []
+            for case, pairs in cases.items()
         }
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .core.artifacts import load_jsonl
+from .core.artifacts import load_jsonl, write_jsonl
 from .core.schema import Domain, Role, Task, Trajectory
 from .dialogue.agents import find_framework
 from .dialogue.confirmation import Confirmer
@@ -40,11 +40,13 @@ class Entry:
 
 
 async def check_separation(run: Run) -> list[JudgedPair]:
-    """Confirm the planted-flaw pairs of the test half with the run's simulator."""
+    """Confirm the planted-flaw pairs of the test half with the run's simulator; writes `separation.jsonl`."""
     async with run.clients("simulator") as clients:
         pairs = load_flaw_pairs("test", run.params.num_separation_pairs)
         confirmer = Confirmer(clients["simulator"], Embedder(run.params.embedder), run.params.simulator_mode)
-        return await judge_flaw_pairs(confirmer, pairs)
+        judged = await judge_flaw_pairs(confirmer, pairs)
+    write_jsonl(run.paths.separation, judged)
+    return judged
 
 
 async def simulate(run: Run, systems: dict[str, Role], *, split: str = "test", framework: str = "actcrs", **options: object) -> Played:

@@ -96,6 +96,15 @@ class RunPaths:
     def verdicts(self, domain: str, first: str, second: str) -> Path:
         return self.domain(domain) / "verdicts" / f"{first}_vs_{second}.jsonl"
 
+    def planted(self, flaw: str, severity: str) -> Path:
+        """Verdicts on dialogues of all domains against themselves with a planted flaw."""
+        return self.run / "planted_flaws" / f"{flaw}_{severity}.jsonl"
+
+    @property
+    def separation(self) -> Path:
+        """Confirmations of the hand-made pairs with planted flaws."""
+        return self.run / "separation.jsonl"
+
     @property
     def reliability(self) -> Path:
         return self.run / "judge_reliability.json"

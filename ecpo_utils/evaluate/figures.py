@@ -226,7 +226,7 @@ def save_exhibit(
     ]
     for suffix in (".png", ".pdf") if figure is not None else ():
         buffer = io.BytesIO()
-        figure.savefig(buffer, format=suffix[1:], dpi=150)
+        figure.savefig(buffer, format=suffix[1:], dpi=150, metadata={"CreationDate": None} if suffix == ".pdf" else None)
         with writing(stem.with_suffix(suffix)):
             stem.with_suffix(suffix).write_bytes(buffer.getvalue())
         written.append(stem.with_suffix(suffix))

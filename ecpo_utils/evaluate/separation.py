@@ -7,7 +7,6 @@ irrelevant item, system error, no guidance). The `dev` half served to find the q
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import pandas as pd
@@ -36,8 +35,7 @@ class FlawPair(Record):
     flawed: str
 
 
-@dataclass(frozen=True)
-class JudgedPair:
+class JudgedPair(Record):
     """A pair and the confirmation of each twin."""
 
     pair: FlawPair
@@ -69,7 +67,7 @@ async def judge_flaw_pairs(confirmer: Confirmer, pairs: Sequence[FlawPair]) -> l
 
     async def judge(pair: FlawPair) -> JudgedPair:
         good, flawed = [await confirmer.confirm(**_situation(pair, reply)) for reply in (pair.good, pair.flawed)]
-        return JudgedPair(pair, good, flawed)
+        return JudgedPair(pair=pair, good=good, flawed=flawed)
 
     return await map_bounded(judge, pairs, limit=confirmer.client.endpoint.max_concurrency, description="planted flaws", unit="pair")
 

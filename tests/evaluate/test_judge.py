@@ -45,8 +45,8 @@ def make_judge(study):
 def compare(study):
     """Verdicts of a judge on pairs, "ecpo" against "expert"."""
 
-    def run(judge, pairs, path=None, first="ecpo", second="expert"):
-        return study.run(judge_pairs(judge, pairs, first=first, second=second, path=path))
+    def run(judge, pairs, path=None, first="ecpo", second="expert", **options):
+        return study.run(judge_pairs(judge, pairs, first=first, second=second, path=path, **options))
 
     return run
 
@@ -402,6 +402,17 @@ def test_a_killed_run_is_taken_up_where_it_stood(stub_endpoint, make_judge, comp
     assert compare(make_judge(mode), pairs, path) == rows
     assert len(stub_endpoint.chats) == (4 + 2) * CALLS[mode]  # pairs c and d
     assert load_jsonl(path, Verdict) == rows
+
+
+def test_verdicts_on_other_tasks_stay_in_the_file_only_where_asked(stub_endpoint, make_judge, compare, tmp_path):
+    stub_endpoint.answer = prefers_good
+    path = tmp_path / "v.jsonl"
+    rows = compare(make_judge(TOKENS), pairs_of(*"abc"), path)
+    assert compare(make_judge(TOKENS), pairs_of("b"), path, keep_others=True) == rows[2:4]
+    assert load_jsonl(path, Verdict) == [*rows[2:4], *rows[:2], *rows[4:]]
+    assert compare(make_judge(TOKENS), pairs_of(*"abc"), path) == rows == load_jsonl(path, Verdict)
+    compare(make_judge(TOKENS), pairs_of("b"), path)
+    assert load_jsonl(path, Verdict) == rows[2:4]
 
 
 def test_a_broken_line_in_the_middle_is_named(make_judge, compare, tmp_path):

@@ -44,7 +44,7 @@ def confirmation(total, **fields):
 
 def judged(good, flawed, flaw="no_guidance"):
     values = [Confirmation(error="unreadable") if score is None else confirmation(score) for score in (good, flawed)]
-    return JudgedPair(pair(flaw), *values)
+    return JudgedPair(pair=pair(flaw), good=values[0], flawed=values[1])
 
 
 def test_eighty_pairs_in_two_halves_of_forty():
@@ -118,7 +118,7 @@ def test_graded_score_weighs_probabilities_by_the_maxima():
 
 def test_graded_score_parts_twins_of_equal_r_t():
     values = [confirmation(5, probabilities={"flexibility": p, "coherence": 0.9, "guidance": 0.9}) for p in (0.9, 0.8)]
-    row = separation_table([JudgedPair(pair(), *values)]).iloc[-1]
+    row = separation_table([JudgedPair(pair=pair(), good=values[0], flawed=values[1])]).iloc[-1]
     assert (row["good_higher"], row["r_t_equal"]) == (1.0, 1)
 
 

@@ -1,0 +1,217 @@
+"""Every figure and table of a run, drawn from its files alone: no model is asked. What `make figures` does with `results/`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from .core.artifacts import load_jsonl
+from .core.errors import ArtifactError, TrainingError
+from .core.schema import Domain, PersonaRecord, Rewrite, Trajectory, Verdict
+from .evaluate import figures, reliability, tables, tuning_figures, tuning_tables
+from .evaluate.cra_table import backbone_win_rates, cra_table, success_comparisons
+from .evaluate.damage import FLAWS, SEVERITIES
+from .evaluate.dialogues import simulator_conduct
+from .evaluate.diversity import summarize_diversity
+from .evaluate.paper import paper_results
+from .evaluate.separation import JudgedPair, separation_table
+from .judging import EXPERT, EXPERT_LOG, framework_comparisons, load_reliability
+from .method.training import load_history
+from .run import Run
+from .tuning import TUNED, cost_table, domains_to_tune, main_comparisons, tuned_systems
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Drawing = tuple[pd.DataFrame, "Figure | None"]
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """A table with its figure, if it has one, under the name that the notebook saves it by."""
+
+    name: str
+    draw: Callable[[Run], Drawing]
+
+
+def _played(run: Run, names: Sequence[str], domains: Sequence[Domain], limit: str = "") -> tables.Played:
+    """The dialogues that a notebook showed: of each system those on the first `limit` tasks of the test file."""
+    found = {}
+    for domain in domains:
+        found[domain] = {}
+        for name in names:
+            rows = load_jsonl(run.paths.trajectories(domain, name), Trajectory)
+            found[domain][name] = rows[: run.params.number(limit, domain) or None] if limit else rows
+    return found
+
+
+def _judged(run: Run, comparisons: Sequence[tuple[str, str]], played: tables.Played) -> dict:
+    """Verdicts on the tasks that were played."""
+    found = {}
+    for domain, systems in played.items():
+        tasks = {row.task_id for rows in systems.values() for row in rows}
+        found[domain] = {
+            pair: [row for row in load_jsonl(run.paths.verdicts(domain, *pair), Verdict) if row.task_id in tasks] for pair in comparisons
+        }
+    return found
+
+
+def _diversity(run: Run) -> Drawing:
+    summaries = {
+        (domain, source): summarize_diversity([r.persona.text() for r in load_jsonl(run.paths.personas(domain, source), PersonaRecord)])
+        for domain in run.domains
+        for source in ("ailo", "random")
+    }
+    table = tables.diversity_table(summaries, run.label)
+    return table, figures.plot_diversity(summaries, table)
+
+
+def _simulated(run: Run) -> tables.Played:
+    return _played(run, [EXPERT, "actcrs_base"], run.domains, "num_simulation_tasks")
+
+
+def _simulation(run: Run) -> Drawing:
+    table = tables.simulation_table(_simulated(run), run.label)
+    return table, figures.plot_simulation(table)
+
+
+def _scores(run: Run) -> Drawing:
+    table = tables.score_table(_simulated(run))
+    return table, figures.plot_scores(table, run.label)
+
+
+def _separation(run: Run) -> Drawing:
+    table = separation_table(load_jsonl(run.paths.separation, JudgedPair))
+    return table, figures.plot_separation(table, run.label)
+
+
+def _frameworks(run: Run) -> tuple[tables.Played, dict]:
+    names = [f"{name}_{backbone}" for name in run.params.frameworks for backbone in ("expert", "base")]
+    played = _played(run, names, [d for d in run.domains if d in run.params.cra_domains], "num_cra_tasks")
+    return played, _judged(run, framework_comparisons(run.params.frameworks), played)
+
+
+def _cras(run: Run) -> Drawing:
+    table = cra_table(*_frameworks(run), run.label)
+    return table, figures.plot_cras(table, load_reliability(run))
+
+
+def _planted(run: Run) -> Drawing:
+    cases = [("none", "none"), *((flaw, severity) for flaw in FLAWS for severity in SEVERITIES)]
+    judged = {case: load_jsonl(run.paths.planted(*case), Verdict) for case in cases if run.paths.planted(*case).is_file()}
+    if not judged:
+        raise ArtifactError(f"{run.paths.planted('none', 'none').parent} holds no verdicts")
+    table = reliability.damage_table(judged, run.label)
+    return table, figures.plot_damage(table, run.label)
+
+
+def _released(run: Run) -> dict[str, dict[str, list[Verdict]]]:
+    found: dict[str, dict[str, list[Verdict]]] = {}
+    for form in ("whole", "cut"):
+        for name in paper_results()["released_book_win_rates"]:
+            path = run.paths.verdicts("book", f"released_{form}_{name}", EXPERT_LOG)
+            if path.is_file():
+                found.setdefault(form, {})[name] = load_jsonl(path, Verdict)
+    if not found:
+        raise ArtifactError("no verdicts on the released logs; set release_dir and run notebooks/05_judge_validation.ipynb")
+    return found
+
+
+def _curves(run: Run, adapters: Sequence[str]) -> Drawing:
+    histories = {
+        f"{name} {domain}": load_history(run.paths.adapter(domain, name))["history"] for domain in domains_to_tune(run) for name in adapters
+    }
+    table = tuning_tables.curve_table(histories)
+    return table, tuning_figures.plot_curves(table, run.label)
+
+
+def _sgpt(run: Run) -> Drawing:
+    played = _played(run, ["actcrs_base", "actcrs_base_zero_shot", "actcrs_sgpt"], domains_to_tune(run))
+    return tuning_tables.tuned_table(played, {}, run.label), None
+
+
+def _confirmed(run: Run) -> tables.Played:
+    return _played(run, ["actcrs_sgpt.ecpo"], domains_to_tune(run))
+
+
+def _tuned_scores(run: Run) -> Drawing:
+    table = tables.score_table(_confirmed(run))
+    return table, figures.plot_scores(table, run.label)
+
+
+def _faults(run: Run) -> Drawing:
+    table = tuning_tables.fault_table(_confirmed(run), run.label)
+    return table, tuning_figures.plot_faults(table, run.label)
+
+
+def _rewriting(run: Run) -> Drawing:
+    rewrites = {domain: load_jsonl(run.paths.rewrites(domain, "sgpt"), Rewrite) for domain in domains_to_tune(run)}
+    return tuning_tables.rewrite_table(rewrites, run.label), None
+
+
+def _rewritten(run: Run) -> Drawing:
+    verdicts = {domain: load_jsonl(run.paths.verdicts(domain, "rewritten", "original"), Verdict) for domain in domains_to_tune(run)}
+    table = tuning_tables.rewrite_verdicts(verdicts, run.label)
+    return table, tuning_figures.plot_rewrites(table)
+
+
+def _main(run: Run) -> tuple[tables.Played, dict]:
+    played = _played(run, [EXPERT, "actcrs_base", *tuned_systems(run)], domains_to_tune(run))
+    return played, _judged(run, main_comparisons(run), played)
+
+
+def _main_results(run: Run) -> Drawing:
+    table = tuning_tables.tuned_table(*_main(run), run.label)
+    return table, figures.plot_cras(table, load_reliability(run))
+
+
+def _dimensions(run: Run) -> Drawing:
+    table = tuning_tables.dimension_table(_main(run)[1], run.label)
+    return table, tuning_figures.plot_dimensions(table, load_reliability(run))
+
+
+EXHIBITS = (
+    Exhibit("02_persona_diversity", _diversity),
+    Exhibit("03_simulation", _simulation),
+    Exhibit("03_scores", _scores),
+    Exhibit("03_separation", _separation),
+    Exhibit("03_conduct", lambda run: (simulator_conduct(_simulated(run)), None)),
+    Exhibit("04_prompt_based_cras", _cras),
+    Exhibit("04_success_comparisons", lambda run: (success_comparisons(_frameworks(run)[0], EXPERT, seed=run.params.seed), None)),
+    Exhibit("04_backbones", lambda run: (backbone_win_rates(_frameworks(run)[1]), None)),
+    Exhibit("05_planted_flaws", _planted),
+    Exhibit("05_released_logs", lambda run: (reliability.released_table(_released(run), run.label), None)),
+    Exhibit(
+        "05_rank_correlation",
+        lambda run: (reliability.correlation_table(reliability.released_correlations(_released(run)), run.label), None),
+    ),
+    Exhibit("06_sgpt_curves", lambda run: _curves(run, ["sgpt"])),
+    Exhibit("06_sgpt", _sgpt),
+    Exhibit("07_scores", _tuned_scores),
+    Exhibit("07_faults", _faults),
+    Exhibit("08_rewriting", _rewriting),
+    Exhibit("08_rewritten", _rewritten),
+    Exhibit("09_preference_curves", lambda run: _curves(run, [TUNED[name] for name in tuned_systems(run) if TUNED[name] != "sgpt"])),
+    Exhibit("10_main_results", _main_results),
+    Exhibit("10_dimensions", _dimensions),
+    Exhibit("10_comparisons", lambda run: (success_comparisons(_main(run)[0], "actcrs_sgpt", seed=run.params.seed), None)),
+    Exhibit("10_costs", lambda run: (cost_table(run), None)),
+)
+
+
+def draw_exhibits(run: Run) -> tuple[dict[str, Drawing], dict[str, str]]:
+    """All exhibits whose files the run holds, by name, and why the others were not drawn.
+
+    Raises:
+        SchemaError: If a file is broken; names it and the line.
+    """
+    found, missing = {}, {}
+    for exhibit in EXHIBITS:
+        try:
+            found[exhibit.name] = exhibit.draw(run)
+        except (ArtifactError, TrainingError) as error:  # that notebook was not run
+            missing[exhibit.name] = str(error)
+    return found, missing

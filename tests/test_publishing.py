@@ -1,0 +1,125 @@
+"""A run is packed, unpacked and drawn again from its files alone, to the same numbers."""
+
+import ast
+import gzip
+import json
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from ecpo_utils import publishing
+from ecpo_utils.core.artifacts import load_jsonl, write_jsonl
+from ecpo_utils.core.errors import ArtifactError
+from ecpo_utils.core.params import load_profile
+from ecpo_utils.core.paths import RunPaths
+from ecpo_utils.core.schema import Confirmation, Item, Persona, PersonaRecord, Trajectory, Turn
+from ecpo_utils.evaluate.figures import plot_simulation, save_exhibit
+from ecpo_utils.evaluate.tables import simulation_table
+from ecpo_utils.exhibits import EXHIBITS
+from ecpo_utils.publishing import draw_published, publish_run, restore_run
+from ecpo_utils.run import Run
+
+ROOT = Path(__file__).parents[1]
+PERSONA = Persona(activities="Compares.", language="Plain.")
+
+
+def dialogue(domain, system, number):
+    turn = Turn(index=0, policy="ask_recommendation", user_message="Hi.", reply="Read it.",
+                confirmation=Confirmation(flexibility=2, coherence=1, guidance=number % 2))  # fmt: skip
+    return Trajectory(task_id=f"{domain}/u{number}/i", domain=domain, system=system, config="c", target=Item(item_id="1", title="Emma"),
+                      persona=PERSONA, status="complete", turns=[turn], recommended_at=0 if number else None)  # fmt: skip
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A checkout in which notebooks 02 and 03 of the quick profile have left their rows and figures."""
+    (tmp_path / "params").symlink_to(ROOT / "params")
+    monkeypatch.chdir(tmp_path)
+    run = Run("03_simulation", load_profile(ROOT / "params" / "quick.yaml"), RunPaths(tmp_path, "quick"))
+    played = {}
+    for domain in run.domains:
+        played[domain] = {name: [dialogue(domain, name, i) for i in range(2)] for name in ("actcrs_expert", "actcrs_base")}
+        for name, rows in played[domain].items():
+            write_jsonl(run.paths.trajectories(domain, name), [*rows, dialogue(domain, name, 7)])  # one more than the notebook showed
+        for source in ("ailo", "random"):
+            records = [PersonaRecord(user_id=f"u{i}", persona=Persona(activities=f"Likes {i}.", language="Plain.")) for i in range(3)]
+            write_jsonl(run.paths.personas(domain, source), records)
+    table = simulation_table(played, run.label)
+    save_exhibit(run.paths.figure("03_simulation"), table, run.provenance(), title="ActCRS against AILO", figure=plot_simulation(table))
+    return run
+
+
+def test_published_figures_are_drawn_again_to_the_same_numbers(run, tmp_path):
+    assert publish_run("quick")[0].startswith("results/quick: ")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "figures").iterdir()}
+    for path in (tmp_path / "runs").rglob("*.jsonl"):
+        path.unlink()
+    lines = draw_published("quick")
+    assert "03_simulation: the same numbers" in lines and "02_persona_diversity: new" in lines
+    assert any(line.startswith("10_main_results: not drawn, cannot read ") for line in lines)
+    after = {path.name: path.read_bytes() for path in (tmp_path / "figures").iterdir()}
+    assert {name: after[name] for name in before} == before and not list((tmp_path / "runs").rglob("*.jsonl"))
+
+
+def test_numbers_that_changed_are_said_to_have(run, tmp_path):
+    publish_run("quick")
+    (tmp_path / "figures" / "03_simulation.csv").write_text("domain\nbook\n")
+    assert "03_simulation: other numbers than before" in draw_published("quick")
+
+
+def test_a_run_is_restored_where_files_are_missing(run, tmp_path):
+    publish_run("quick")
+    path = run.paths.trajectories("book", "actcrs_expert")
+    rows = load_jsonl(path, Trajectory)
+    path.unlink()
+    other = run.paths.trajectories("book", "actcrs_base")
+    other.write_text("")
+    assert restore_run("quick") == 1 and load_jsonl(path, Trajectory) == rows and other.read_text() == ""
+
+
+def test_packing_twice_gives_the_same_bytes(run, tmp_path):
+    publish_run("quick")
+    before = {path: path.read_bytes() for path in (tmp_path / "results").rglob("*") if path.is_file()}
+    publish_run("quick")
+    assert {path: path.read_bytes() for path in (tmp_path / "results").rglob("*") if path.is_file()} == before
+
+
+def test_a_file_that_was_changed_is_refused(run, tmp_path):
+    publish_run("quick")
+    packed = tmp_path / "results" / "quick" / "book" / "trajectories" / "actcrs_expert.jsonl.gz"
+    packed.write_bytes(gzip.compress(b"{}"))
+    run.paths.trajectories("book", "actcrs_expert").unlink()
+    with pytest.raises(ArtifactError, match=r"actcrs_expert.jsonl.gz is not the file that was published; .*ecpo publish --profile quick"):
+        restore_run("quick")
+
+
+def test_nothing_to_publish_or_to_restore_says_so(run):
+    with pytest.raises(ArtifactError, match="nothing is published under .*results/cpu; there are: none"):
+        restore_run("cpu")
+    with pytest.raises(ArtifactError, match="runs/cpu holds no rows; run: ecpo run --profile cpu"):
+        publish_run("cpu")
+
+
+def test_adapters_are_packed_without_checkpoints(run, tmp_path):
+    adapter = run.paths.adapter("book", "sgpt")
+    for file in (adapter / "adapter_model.safetensors", adapter.with_name(".sgpt.abcd") / "checkpoint-2" / "optimizer.pt"):
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"weights")
+    publish_run("quick")
+    contents = json.loads((tmp_path / "results" / "quick" / publishing.CONTENTS).read_text())
+    assert [name for name in contents if "adapters" in name] == ["book/adapters/sgpt/adapter_model.safetensors"]
+
+
+def test_every_exhibit_is_one_that_a_notebook_saves():
+    """And the other way round, but for tables of the data, of distances between models, and of cases, which need more than rows."""
+    saved = set()
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        for cell in nbformat.read(path, as_version=4).cells:
+            if cell.cell_type != "code":
+                continue
+            for node in ast.walk(ast.parse(cell.source)):
+                if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "figure":
+                    saved.add(node.args[0].value)
+    assert saved - {exhibit.name for exhibit in EXHIBITS} == {"01_data", "09_divergence", "11_case_studies"}
+    assert {exhibit.name for exhibit in EXHIBITS} <= saved
