@@ -159,7 +159,8 @@ def test_setup_opens_the_run_under_the_notebooks_name(path):
 
 @each_notebook
 def test_what_the_notebook_reads_of_params_is_declared(path):
-    used = {name for cell in cells(path, "code") for name in re.findall(r"run\.params\.(\w+)", cell.source)}
+    reads = r"run\.params\.(?:number\(['\"])?(\w+)"  # params.NAME, or params.number("NAME", domain)
+    used = {name for cell in cells(path, "code") for name in re.findall(reads, cell.source)}
     assert used <= set(declared_parameters(path.stem))
 
 
