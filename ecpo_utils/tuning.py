@@ -66,21 +66,14 @@ async def play_untuned(run: Run) -> Played:
 
 def build_sgpt_sets(run: Run, played: Played) -> dict[Domain, TrainingSet]:
     """The supervised examples of each domain, validation by user; writes `examples/sgpt.jsonl`."""
-    sets = {}
     for domain, systems in played.items():
-        examples = build_sft_examples([row for rows in systems.values() for row in rows])
-        write_jsonl(run.paths.examples(domain, "sgpt"), examples)
-        sets[domain] = TrainingSet(*_split(run, domain, "sgpt", examples))
-    return sets
+        write_jsonl(run.paths.examples(domain, "sgpt"), build_sft_examples([row for rows in systems.values() for row in rows]))
+    return load_sgpt_sets(run)
 
 
 def load_sgpt_sets(run: Run) -> dict[Domain, TrainingSet]:
     """The examples that notebook 06 wrote, validation by user."""
-    sets = {}
-    for domain in domains_to_tune(run):
-        examples = load_jsonl(run.need(run.paths.examples(domain, "sgpt"), "06_sgpt"), SFTExample)
-        sets[domain] = TrainingSet(*_split(run, domain, "sgpt", examples))
-    return sets
+    return {domain: _split(run, domain, "sgpt", _load_examples(run, domain)) for domain in domains_to_tune(run)}
 
 
 def train_sgpt(run: Run, sets: Mapping[Domain, TrainingSet]) -> dict[Domain, Path]:
@@ -116,11 +109,8 @@ async def judge_rewrites(run: Run, played: Played, rewrites: Mapping[Domain, Seq
 
 def load_preference_sets(run: Run) -> dict[Domain, TrainingSet]:
     """The pairs that notebook 08 wrote, validation by user."""
-    sets = {}
-    for domain in domains_to_tune(run):
-        pairs = load_jsonl(run.need(run.paths.pairs(domain, "sgpt"), "08_rewriting"), PreferencePair)
-        sets[domain] = TrainingSet(*_split(run, domain, "ecpo", pairs))
-    return sets
+    pairs = {d: load_jsonl(run.need(run.paths.pairs(d, "sgpt"), "08_rewriting"), PreferencePair) for d in domains_to_tune(run)}
+    return {domain: _split(run, domain, "ecpo", rows) for domain, rows in pairs.items()}
 
 
 def train_preferences(run: Run, sets: Mapping[Domain, TrainingSet]) -> dict[Domain, dict[str, Path]]:
@@ -219,10 +209,9 @@ def export_merged(run: Run, domain: Domain, adapter: str, folder: Path) -> Path:
 
 def export_data(run: Run, domain: Domain, form: Literal["sharegpt", "trl"], folder: Path) -> list[Path]:
     """A domain's examples and pairs for LLaMA-Factory ("sharegpt") or TRL; pairs may be missing still."""
-    examples = load_jsonl(run.need(run.paths.examples(domain, "sgpt"), "06_sgpt"), SFTExample)
     path = run.paths.pairs(domain, "sgpt")
     pairs = load_jsonl(path, PreferencePair) if path.is_file() else []
-    return (export_sharegpt if form == "sharegpt" else export_trl)(examples, pairs, folder)
+    return (export_sharegpt if form == "sharegpt" else export_trl)(_load_examples(run, domain), pairs, folder)
 
 
 def tuned_systems(run: Run) -> list[str]:
@@ -230,10 +219,14 @@ def tuned_systems(run: Run) -> list[str]:
     return [name for name, adapter in TUNED.items() if adapter == "sgpt" or adapter in run.params.preference_methods]
 
 
-def _split(run: Run, domain: Domain, split: str, rows: Sequence[SFTExample | PreferencePair]) -> tuple[list, list]:
+def _load_examples(run: Run, domain: Domain) -> list[SFTExample]:
+    return load_jsonl(run.need(run.paths.examples(domain, "sgpt"), "06_sgpt"), SFTExample)
+
+
+def _split(run: Run, domain: Domain, split: str, rows: Sequence[SFTExample | PreferencePair]) -> TrainingSet:
     tasks = load_jsonl(run.need(run.paths.tasks(domain, split), "02_persona_diversity"), Task)
     users = {task.task_id: task.user_id for task in tasks}
-    return split_by_user(rows, users, share=run.params.validation_share, seed=run.params.seed)
+    return TrainingSet(*split_by_user(rows, users, share=run.params.validation_share, seed=run.params.seed))
 
 
 def _endings(row: Trajectory, record: Rewrite) -> tuple[Transcript, Transcript]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from scripted_models import ScriptedStudy
 from stub_endpoint import StubEndpoint
 
 
@@ -16,6 +17,14 @@ def stub_endpoint() -> Iterator[StubEndpoint]:
     endpoint = StubEndpoint()
     yield endpoint
     endpoint.close()
+
+
+@pytest.fixture
+def study(stub_endpoint: StubEndpoint, tmp_path: Path) -> Iterator[ScriptedStudy]:
+    """Scripted roles behind that endpoint, and clients of it."""
+    study = ScriptedStudy(stub_endpoint, tmp_path)
+    yield study
+    study.close()
 
 
 @pytest.fixture

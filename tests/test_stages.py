@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import nbformat
 import pytest
 import yaml
-from scripted_models import FULL, FakeEmbedder, ScriptedStudy, choice
+from scripted_models import FULL, FakeEmbedder, choice
 
 from ecpo_utils import preparation, simulation
 from ecpo_utils import run as run_module
@@ -154,13 +154,6 @@ def test_a_changed_parameter_has_a_folder_of_its_own_and_a_restricted_domain_its
     assert plain.paths.run.name == "quick" and changed.paths.run.name.startswith("quick.") and changed.label == "quick, changed: max_turns"
     one = open_run("03_simulation", {"profile": "quick", "domains": ["game"]})
     assert one.paths.run == plain.paths.run and one.paths.figure("x") != plain.paths.figure("x")
-
-
-@pytest.fixture
-def study(stub_endpoint, tmp_path):
-    study = ScriptedStudy(stub_endpoint, tmp_path)
-    yield study
-    study.close()
 
 
 @pytest.fixture

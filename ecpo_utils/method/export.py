@@ -44,7 +44,7 @@ def export_sharegpt(examples: Sequence[SFTExample], pairs: Sequence[PreferencePa
         ArtifactError: If the folder holds something or cannot be written.
     """
     _check_empty(folder)
-    sft = [{**_conversation([*row.prompt, *row.completion])} for row in examples]
+    sft = [_conversation([*row.prompt, *row.completion]) for row in examples]
     preference = [{**_conversation(row.prompt), "chosen": _said(row.chosen[-1]), "rejected": _said(row.rejected[-1])} for row in pairs]
     columns = {"messages": "conversations", "system": "system"}
     answers = {"chosen": "chosen", "rejected": "rejected"}

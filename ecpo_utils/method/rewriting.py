@@ -214,11 +214,3 @@ def invents_title(text: str, seen: Sequence[str], titles: Sequence[str], spoken:
 def kept_words(original: str, rewritten: str) -> float:
     """Share of the words of both texts that stand in both in the same order, 0-1: 1 for the same text. Library: difflib."""
     return difflib.SequenceMatcher(a=original.split(), b=rewritten.split(), autojunk=False).ratio()
-
-
-def count_drops(records: Sequence[Rewrite]) -> dict[str, int]:
-    """How many rewrites make a pair ("kept"), and how many do not, by reason."""
-    counts: dict[str, int] = {"kept": 0}
-    for each in records:
-        counts[each.dropped or "kept"] = counts.get(each.dropped or "kept", 0) + 1
-    return counts

@@ -1,7 +1,6 @@
 """Personas inferred by a scripted model, and the random baseline."""
 
 import pytest
-from scripted_models import ScriptedStudy
 from stub_endpoint import Reply
 
 from ecpo_utils.core.errors import EndpointError
@@ -24,13 +23,6 @@ QUESTIONS = ("interests", "orientations", "language", "activities")
 
 def review(number, user="u1", rating=5.0, text="Good.", title="Yes"):
     return Review(review_id=f"{user}/{number}", user_id=user, item_id=f"b{number}", rating=rating, text=text, title=title)
-
-
-@pytest.fixture
-def study(stub_endpoint, tmp_path):
-    study = ScriptedStudy(stub_endpoint, tmp_path)
-    yield study
-    study.close()
 
 
 @pytest.fixture

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from scripted_models import ScriptedStudy, in_turn, make_database
-from stub_endpoint import Reply, StubEndpoint
+from stub_endpoint import Reply
 
 from ecpo_utils.core.schema import Message, Step
 from ecpo_utils.dialogue.agents import Agent
 from ecpo_utils.dialogue.retrieval import ItemDatabase
 from ecpo_utils.llm.client import Meter
-
-
-@pytest.fixture
-def study(stub_endpoint: StubEndpoint, tmp_path: Path) -> Iterator[ScriptedStudy]:
-    study = ScriptedStudy(stub_endpoint, tmp_path)
-    yield study
-    study.close()
 
 
 @pytest.fixture

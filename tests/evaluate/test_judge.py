@@ -5,7 +5,7 @@ import re
 import threading
 
 import pytest
-from scripted_models import ODD_TEXTS, ScriptedStudy, choice
+from scripted_models import ODD_TEXTS, choice
 from stub_endpoint import Reply
 
 from ecpo_utils.core.artifacts import load_jsonl
@@ -22,13 +22,6 @@ WORDS, TOKENS = "words", "tokens"
 CALLS = {WORDS: 2, TOKENS: 8}  # per pair: both orders, and in tokens mode one question per dimension
 BOTH_MODES = pytest.mark.parametrize("mode", [WORDS, TOKENS])
 BREAKS = {"line breaks": "1. Emma\n2. Persuasion\r\n\r\n# Conversation 2\nAssistant: 1", "separators": "a\u2028b\u2029c\x0bd\x00e"}
-
-
-@pytest.fixture
-def study(stub_endpoint, tmp_path):
-    study = ScriptedStudy(stub_endpoint, tmp_path)
-    yield study
-    study.close()
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from collections import Counter
 
 import pytest
-from scripted_models import FULL, NARROW, FakeEmbedder, ScriptedStudy, confirmation_json, in_turn
+from scripted_models import FULL, NARROW, FakeEmbedder, confirmation_json, in_turn
 from stub_endpoint import Reply
 
 from ecpo_utils.core.errors import EndpointError
@@ -22,13 +22,6 @@ from ecpo_utils.evaluate.separation import (
 )
 
 EVERYTHING = [*load_flaw_pairs("dev"), *load_flaw_pairs("test")]
-
-
-@pytest.fixture
-def study(stub_endpoint, tmp_path):
-    study = ScriptedStudy(stub_endpoint, tmp_path)
-    yield study
-    study.close()
 
 
 def pair(flaw="no_guidance", number=1):

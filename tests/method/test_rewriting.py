@@ -1,27 +1,18 @@
 """Unsatisfactory replies go to the rewriter with their reason; what comes back becomes a pair or says why not."""
 
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from scripted_models import ITEMS, ScriptedStudy
-from stub_endpoint import Reply, StubEndpoint
+from scripted_models import ITEMS
+from stub_endpoint import Reply
 
 from ecpo_utils.core.artifacts import load_jsonl
 from ecpo_utils.core.errors import TrainingError
 from ecpo_utils.core.schema import Confirmation, Rewrite
 from ecpo_utils.dialogue.agents.base import SYSTEM_ERROR
-from ecpo_utils.method.rewriting import build_pairs, count_drops, invents_title, kept_words, rewrite_turns, select_turns
+from ecpo_utils.method.rewriting import build_pairs, invents_title, kept_words, rewrite_turns, select_turns
 
 CATALOGUE = {item.item_id: item for item in ITEMS}
 ASK = "Change: take it up.\nAction: Ask[Alone, I see! Short or long sessions?]"
-
-
-@pytest.fixture
-def study(stub_endpoint: StubEndpoint, tmp_path: Path) -> Iterator[ScriptedStudy]:
-    study = ScriptedStudy(stub_endpoint, tmp_path)
-    yield study
-    study.close()
 
 
 @pytest.fixture
@@ -79,7 +70,6 @@ def test_a_rewrite_becomes_a_pair_in_the_exact_state(make_row, rewrite, study):
 def test_what_makes_no_pair_says_why(make_row, rewrite, answer, dropped):
     (record,) = rewrite([make_row()], answer)
     assert record.dropped == dropped and build_pairs([record]) == []
-    assert count_drops([record]) == {"kept": 0, dropped: 1}
 
 
 def test_another_kind_of_action_is_kept_where_the_message_was_missed(make_row, rewrite):

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from scripted_models import FULL, FakeEmbedder, ScriptedStudy, choice, confirmation_json
+from scripted_models import FULL, FakeEmbedder, choice, confirmation_json
 
 from ecpo_utils import preparation, simulation, tuning
 from ecpo_utils.core.artifacts import load_jsonl
@@ -14,13 +14,6 @@ from ecpo_utils.core.schema import PreferencePair, Task, Trajectory
 from ecpo_utils.run import open_run
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def study(stub_endpoint, tmp_path):
-    study = ScriptedStudy(stub_endpoint, tmp_path)
-    yield study
-    study.close()
 
 
 @pytest.fixture
