@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Literal
 from ..core.artifacts import digest, write_json, writing
 from ..core.errors import TrainingError
 from ..core.params import Params
-from ..core.schema import PreferencePair, SFTExample
+from ..core.schema import Message, PreferencePair, SFTExample
 from ..llm.models import weights_hashes
 from .backbone import CARD, add_adapter, load_adapter, load_backbone
 from .cards import write_card
+from .sequences import TokenizedDialogue, join_examples
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, Trainer
@@ -40,8 +41,8 @@ class TrainingSet:
         validation: Of the same kind; may be empty.
     """
 
-    train: Sequence[SFTExample | PreferencePair]
-    validation: Sequence[SFTExample | PreferencePair] = ()
+    train: Sequence[SFTExample | PreferencePair | TokenizedDialogue]
+    validation: Sequence[SFTExample | PreferencePair | TokenizedDialogue] = ()
 
 
 def train_adapter(method: Method, params: Params, rows: TrainingSet, target: Path, *, start: Path | None = None) -> Path:
@@ -74,13 +75,16 @@ def train_adapter(method: Method, params: Params, rows: TrainingSet, target: Pat
     with writing(work):
         work.mkdir(parents=True, exist_ok=True)
     model, tokenizer = load_backbone(params.cra.model)
+    if method == "sft":
+        rows = TrainingSet(join_examples(rows.train, tokenizer), join_examples(rows.validation, tokenizer))
     lengths = _check_lengths(method, params, rows, tokenizer)
     model = load_adapter(model, params.cra.model, start) if start else add_adapter(model, params)
-    trainer = _trainer(method, params, model, tokenizer, rows, work)
-    checkpoint = get_last_checkpoint(str(work))
-    if checkpoint:
-        logger.info("%s: goes on from %s", target.name, Path(checkpoint).name)
-    result = trainer.train(resume_from_checkpoint=checkpoint)
+    with _answers_only():
+        trainer = _trainer(method, params, model, tokenizer, rows, work)
+        checkpoint = get_last_checkpoint(str(work))
+        if checkpoint:
+            logger.info("%s: goes on from %s", target.name, Path(checkpoint).name)
+        result = trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.is_world_process_zero():
         facts |= {
             "lengths": lengths,
@@ -156,13 +160,16 @@ def _check_lengths(method: Method, params: Params, rows: TrainingSet, tokenizer:
     key = "sft_max_length" if method == "sft" else "dpo_max_length"
     limit, counts = getattr(params, key), []
     for number, row in enumerate([*rows.train, *rows.validation]):
-        answers = [row.completion] if method == "sft" else [row.chosen, row.rejected]
-        sizes = [len(tokenizer.apply_chat_template([*row.prompt, *answer], tokenize=True, return_dict=False)) for answer in answers]
+        sizes = [len(row.input_ids)] if method == "sft" else [_count(tokenizer, row, answer) for answer in (row.chosen, row.rejected)]
         if max(sizes) > limit:
             raise TrainingError(f"{method}: dialogue {row.task_id} turn {row.turn} has {max(sizes)} tokens; raise {key} (now {limit})")
         if number < len(rows.train):
             counts += sizes
-    return {"tokens": sum(counts), "mean": sum(counts) / len(counts), "longest": max(counts)}
+    return {"rows": len(rows.train), "tokens": sum(counts), "mean": sum(counts) / len(counts), "longest": max(counts)}
+
+
+def _count(tokenizer: PreTrainedTokenizerBase, pair: PreferencePair, answer: Sequence[Message]) -> int:
+    return len(tokenizer.apply_chat_template([*pair.prompt, *answer], tokenize=True, return_dict=False))
 
 
 def _trainer(method: Method, params: Params, model, tokenizer, rows: TrainingSet, work: Path) -> Trainer:  # noqa: ANN001
@@ -201,7 +208,7 @@ def _trainer(method: Method, params: Params, model, tokenizer, rows: TrainingSet
         if not part:
             return None
         if method == "sft":
-            return Dataset.from_list([{"prompt": row.prompt, "completion": row.completion} for row in part])
+            return Dataset.from_list([{"input_ids": row.input_ids, "completion_mask": row.completion_mask} for row in part])
         return Dataset.from_list(preference_rows(method, part))
 
     common = {
@@ -218,13 +225,15 @@ def _trainer(method: Method, params: Params, model, tokenizer, rows: TrainingSet
     if method == "dpo":
         from trl import DPOConfig, DPOTrainer
 
-        return _kept_whole(DPOTrainer(args=DPOConfig(**options, beta=params.dpo_beta), **common), len(rows.train))
+        dpo = DPOConfig(**options, beta=params.dpo_beta, precompute_ref_log_probs=not on_gpu)
+        return _kept_whole(DPOTrainer(args=dpo, **common), len(rows.train))
     if method == "kto":
         from trl import KTOConfig, KTOTrainer
 
         for key in ("per_device_train_batch_size", "per_device_eval_batch_size"):
             options[key] = max(2, options[key])  # KTO estimates its KL term from mismatched rows of a batch
-        return _kept_whole(KTOTrainer(args=KTOConfig(**options, beta=params.kto_beta), **common), 2 * len(rows.train))
+        kto = KTOConfig(**options, beta=params.kto_beta, precompute_ref_log_probs=not on_gpu)
+        return _kept_whole(KTOTrainer(args=kto, **common), 2 * len(rows.train))
     from trl.experimental.cpo import CPOConfig, CPOTrainer
 
     simpo = CPOConfig(**options, beta=params.simpo_beta, simpo_gamma=params.simpo_gamma, loss_type="simpo", cpo_alpha=0.0)
@@ -236,6 +245,24 @@ def _kept_whole(trainer: Trainer, expected: int) -> Trainer:
     if len(trainer.train_dataset) != expected:
         raise TrainingError(f"the trainer took {len(trainer.train_dataset)} of {expected} rows; raise the method's max_length")
     return trainer
+
+
+@contextlib.contextmanager
+def _answers_only() -> Iterator[None]:
+    """Let a processor, as TRL lets a GPU, project only those positions to the vocabulary that are learned from.
+
+    On a processor TRL 1.16 projects the prompts too and drops the result, which takes as long as the rest of a step.
+    """
+    import torch
+    from trl.trainer import utils
+
+    before = utils._use_triton
+    if not torch.cuda.is_available():
+        utils._use_triton = lambda device: True  # in that module it decides this and nothing else
+    try:
+        yield
+    finally:
+        utils._use_triton = before
 
 
 def _finite_loss(parameter: str) -> object:

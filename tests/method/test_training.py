@@ -1,5 +1,6 @@
 """Real training steps of TRL on a model of a few thousand weights: they change it, resume, and refuse what cannot be trained on."""
 
+import contextlib
 import json
 import math
 import shutil
@@ -8,10 +9,11 @@ import pytest
 from safetensors.torch import load_file
 
 from ecpo_utils.core.errors import TrainingError
-from ecpo_utils.core.schema import PreferencePair
+from ecpo_utils.core.schema import PreferencePair, SFTExample
 from ecpo_utils.method import training
 from ecpo_utils.method.backbone import load_adapter, load_backbone
 from ecpo_utils.method.divergence import compare_policies
+from ecpo_utils.method.sequences import join_examples
 from ecpo_utils.method.sgpt import build_sft_examples
 from ecpo_utils.method.training import TrainingSet, load_history, preference_rows, train_adapter
 
@@ -19,6 +21,20 @@ from ecpo_utils.method.training import TrainingSet, load_history, preference_row
 @pytest.fixture
 def examples(make_row):
     return build_sft_examples([make_row(f"game/u{i}/g1") for i in range(2)])
+
+
+@pytest.fixture
+def dialogue():
+    """The three actions of one dialogue, each with all that was said before it."""
+    said = [{"role": "system", "content": "You find games."}]
+    rows = []
+    for turn, (heard, action) in enumerate([("A game.", "Ask[Alone or together?]"), ("Alone.", "Search[alone]"),
+                                            ("1. Harbour of Glass", 'Recommend["Harbour of Glass"]')]):  # fmt: skip
+        said = [*said, {"role": "user", "content": f"{heard}\nAction:"}]
+        answer = {"role": "assistant", "content": action}
+        rows.append(SFTExample(prompt=said, completion=[answer], task_id="game/u1/g1", turn=min(turn, 1)))
+        said = [*said, answer]
+    return rows
 
 
 @pytest.fixture
@@ -62,16 +78,54 @@ def test_sft_lowers_the_loss_and_leaves_a_whole_adapter(tiny, make_params, examp
     assert history["digest"] in card and "sft_learning_rate" in card and tiny in card
 
 
-def test_the_loss_is_on_the_agents_action_only(tiny, make_params, examples, tmp_path):
-    from datasets import Dataset
-
+def test_the_loss_is_on_the_agents_actions_only(tiny, make_params, dialogue, tmp_path):
     params = make_params()
     model, tokenizer = load_backbone(tiny)
-    trainer = training._trainer("sft", params, training.add_adapter(model, params), tokenizer, TrainingSet(examples[:1]), tmp_path)
-    assert isinstance(trainer.train_dataset, Dataset)
+    rows = TrainingSet(join_examples(dialogue, tokenizer))
+    trainer = training._trainer("sft", params, training.add_adapter(model, params), tokenizer, rows, tmp_path)
     batch = next(iter(trainer.get_train_dataloader()))
     learned = tokenizer.decode([token for token in batch["labels"][0].tolist() if token != -100])
-    assert learned.strip() == "Ask[Alone or together?]<|im_end|>"
+    assert batch["labels"].shape[0] == 1
+    assert learned.split("<|im_end|>\n") == ["Ask[Alone or together?]", "Search[alone]", 'Recommend["Harbour of Glass"]', ""]
+
+
+def test_a_joined_dialogue_is_learned_as_its_examples_one_by_one(tiny, dialogue):
+    import torch
+
+    model, tokenizer = load_backbone(tiny)
+    model = model.float()
+
+    def loss(ids, mask):
+        logits = model(input_ids=torch.tensor([ids])).logits[0, :-1]
+        wanted = torch.tensor(ids[1:]).masked_fill(torch.tensor(mask[1:]) == 0, -100)
+        return torch.nn.functional.cross_entropy(logits, wanted, reduction="sum").item()
+
+    (joined,) = join_examples(dialogue, tokenizer)
+    apart = [join_examples([example], tokenizer)[0] for example in dialogue]
+    assert joined.turn == dialogue[-1].turn and sum(joined.completion_mask) == sum(sum(each.completion_mask) for each in apart)
+    parts = sum(loss(each.input_ids, each.completion_mask) for each in apart)
+    assert loss(joined.input_ids, joined.completion_mask) == pytest.approx(parts, rel=1e-5)
+
+
+def test_examples_that_do_not_continue_each_other_stay_apart(tiny, dialogue, examples):
+    _, tokenizer = load_backbone(tiny)
+    other = [row.model_copy(update={"task_id": "game/other/g1"}) for row in dialogue]
+    assert [each.task_id for each in join_examples([*dialogue, *other], tokenizer)] == [dialogue[0].task_id, "game/other/g1"]
+    assert len(join_examples([dialogue[0], dialogue[2]], tokenizer)) == 1  # an unusable step between two may be missing
+    changed = dialogue[1].model_copy(update={"prompt": [dialogue[1].prompt[0], *dialogue[1].prompt[2:]]})
+    assert len(join_examples([dialogue[0], changed, dialogue[2]], tokenizer)) == 3
+    assert len(join_examples(examples, tokenizer)) == len(examples)  # the scripted steps hold no history
+
+
+def test_only_the_answers_are_projected_and_the_loss_is_the_same(sgpt, tiny, make_params, pairs, tmp_path):
+    params, losses = make_params(), {}
+    for name, context in {"all": contextlib.nullcontext(), "answers": training._answers_only()}.items():
+        model, tokenizer = load_backbone(tiny)
+        with context:
+            trainer = training._trainer("dpo", params, load_adapter(model, tiny, sgpt), tokenizer, TrainingSet(pairs), tmp_path / name)
+            trainer.train()
+        losses[name] = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+    assert losses["answers"] == pytest.approx(losses["all"], rel=1e-4)
 
 
 def test_a_finished_training_is_not_repeated_and_changed_data_are_trained_on(sgpt, make_params, examples, monkeypatch):
@@ -132,15 +186,27 @@ def test_a_policy_against_itself_has_no_divergence(sgpt, tiny, pairs):
 
 
 def test_the_reference_is_the_sgpt_policy_and_stays_frozen(sgpt, tiny, make_params, pairs, tmp_path):
+    import torch
+
     model, tokenizer = load_backbone(tiny)
-    model = load_adapter(model, tiny, sgpt)
-    trainer = training._trainer("dpo", make_params(), model, tokenizer, TrainingSet(pairs), tmp_path)
-    values = dict(trainer.model.named_parameters())
-    before = {name: value.detach().clone() for name, value in values.items() if ".ref." in name}
-    assert before and all(value.equal(values[name.replace(".ref.", ".default.")]) for name, value in before.items())
+    plain = load_adapter(model, tiny, sgpt, trainable=False)
+
+    def log_probability(pair, answer):
+        (row,) = join_examples([SFTExample(prompt=pair.prompt, completion=answer, task_id="t", turn=0)], tokenizer)
+        with torch.no_grad():
+            scores = plain(input_ids=torch.tensor([row.input_ids])).logits[0, :-1].float().log_softmax(-1)
+        chosen = scores.gather(1, torch.tensor(row.input_ids[1:])[:, None])[:, 0]
+        return (chosen * torch.tensor(row.completion_mask[1:])).sum().item()
+
+    wanted = [log_probability(pair, pair.chosen) for pair in pairs]
+    model, tokenizer = load_backbone(tiny)
+    trainer = training._trainer("dpo", make_params(), load_adapter(model, tiny, sgpt), tokenizer, TrainingSet(pairs), tmp_path)
+    reference = list(trainer.train_dataset["ref_chosen_logps"])
+    assert reference == pytest.approx(wanted, rel=0.01)  # bfloat16
     trainer.train()
-    assert all(value.equal(values[name]) for name, value in before.items())
-    assert any(not value.equal(values[name.replace(".ref.", ".default.")]) for name, value in before.items())
+    assert list(trainer.train_dataset["ref_chosen_logps"]) == reference
+    first = next(line for line in trainer.state.log_history if "loss" in line)
+    assert first["rewards/margins"] == pytest.approx(0, abs=1e-4)
 
 
 def test_kto_rows_are_labelled_completions(pairs):

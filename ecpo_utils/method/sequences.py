@@ -1,0 +1,52 @@
+"""Supervised examples as token sequences: the actions of one dialogue learned in one pass over it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..core.schema import Message, SFTExample
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class TokenizedDialogue:
+    """A dialogue as tokens, in the form TRL's `SFTTrainer` takes for tokenized.
+
+    Attributes:
+        input_ids: Tokens of the last example, prompt and completion; every earlier example is a part of them.
+        completion_mask: 1 where a token belongs to a completion, else 0; as long as `input_ids`.
+        task_id: Of the examples.
+        turn: Of the last example.
+    """
+
+    input_ids: list[int]
+    completion_mask: list[int]
+    task_id: str
+    turn: int
+
+
+def join_examples(examples: Sequence[SFTExample], tokenizer: PreTrainedTokenizerBase) -> list[TokenizedDialogue]:
+    """Join each run of examples in which every prompt continues the example before it, token by token.
+
+    The loss over a joined sequence is the sum of the losses of its examples, as attention looks back only; the prompt
+    that they share is read once, not once per action. An example that does not continue the one before starts a new
+    sequence.
+    """
+    found: list[TokenizedDialogue] = []
+    for example in examples:
+        prompt = _tokens(tokenizer, example.prompt, add_generation_prompt=True)
+        whole = _tokens(tokenizer, [*example.prompt, *example.completion])
+        mask = [0] * len(prompt) + [1] * (len(whole) - len(prompt))
+        if found and found[-1].task_id == example.task_id and prompt[: len(found[-1].input_ids)] == found[-1].input_ids:
+            before = found.pop().completion_mask
+            mask[: len(before)] = before
+        found.append(TokenizedDialogue(whole, mask, example.task_id, example.turn))
+    return found
+
+
+def _tokens(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], **options: object) -> list[int]:
+    return tokenizer.apply_chat_template(list(messages), tokenize=True, return_dict=False, **options)
