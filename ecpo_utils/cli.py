@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     add("doctor", _doctor, "tell what this machine has and what each profile lacks")
     serve = add("serve", _serve, "serve an embedded model on loopback until Ctrl-C")
     serve.add_argument("model")
-    serve.add_argument("--slots", type=_positive, metavar="N", help="answers decoded side by side (6, as most roles in params/)")
+    serve.add_argument("--slots", type=_positive, metavar="N", help="answers decoded side by side (1, as the roles in params/quick.yaml)")
 
     metrics = add("metrics", _metrics, "success rate, recall, turns and confirmation of trajectories or a released log")
     metrics.add_argument("path", type=Path)

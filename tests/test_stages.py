@@ -200,7 +200,7 @@ def test_all_stages_in_order(run, study):
     databases, personas, tasks, played = study.run(everything())
     assert len(personas["game"]) == 3 and len(databases["game"].items) >= 200
     assert {name: len(rows) for name, rows in tasks["game"].items()} == {
-        "sgpt": QUICK["num_sgpt_tasks"], "ecpo": QUICK["num_ecpo_tasks"], "test": QUICK["num_test_tasks"]}  # fmt: skip
+        "sgpt": QUICK["num_sgpt_tasks"], "ecpo": QUICK["num_ecpo_tasks"], "test": QUICK["num_test_tasks"]["game"]}  # fmt: skip
     assert load_jsonl(run.paths.tasks("game", "test"), Task) == tasks["game"]["test"]
     for name, rows in played["game"].items():
         assert [row.task_id for row in rows] == [task.task_id for task in tasks["game"]["test"]]

@@ -29,7 +29,7 @@ from .models import fetch_model, find_model
 logger = logging.getLogger(__name__)
 
 MAX_CONTEXT_TOKENS = 8192  # per slot: a dialogue of five turns with its searches
-SLOTS = 6  # as many as the profiles ask for, so that `ecpo serve` and a run share a server
+SLOTS = 1  # as the CPU profiles ask for, so that `ecpo serve` and a run share a server
 FULL_DISK_BYTES = 1 << 16
 START_TIMEOUT_S = {"embedded": 120.0, "vllm": 1200.0}
 

@@ -24,7 +24,6 @@ from .servers import flock
 
 IDLE_S = 5.0  # without a lease, before the server goes: long enough for the next notebook to take over
 PROMPT_CACHE_MB = 512
-SMALL_MODEL_BYTES = 300_000_000
 
 
 def _free_port() -> int:
@@ -43,10 +42,9 @@ def _start_embedded(options: dict, port: int, key: str) -> object:
     params.n_parallel = options["slots"]
     params.n_ctx = options["slots"] * options["context_tokens"]
     params.cache_ram_mib = PROMPT_CACHE_MB
-    # servers share the cores: threads that poll while they wait, or two per core, stall each other
-    threads = 1 if os.path.getsize(options["weights"]) < SMALL_MODEL_BYTES else os.cpu_count() or 1
+    # servers share the cores, one of them working at a time: threads that poll while they wait would stall the others
     for parameters in (params.cpuparams, params.cpuparams_batch):
-        parameters.n_threads = threads
+        parameters.n_threads = os.cpu_count() or 1
         parameters.poll = 0
     params.hostnames = ["127.0.0.1"]
     params.port = port
