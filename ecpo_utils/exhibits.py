@@ -10,7 +10,7 @@ import pandas as pd
 
 from .core.artifacts import load_jsonl
 from .core.errors import ArtifactError, TrainingError
-from .core.schema import Domain, PersonaRecord, Rewrite, Trajectory, Verdict
+from .core.schema import PersonaRecord, Rewrite, Verdict
 from .evaluate import figures, reliability, tables, tuning_figures, tuning_tables
 from .evaluate.cra_table import backbone_win_rates, cra_table, success_comparisons
 from .evaluate.damage import FLAWS, SEVERITIES
@@ -21,6 +21,7 @@ from .evaluate.separation import JudgedPair, separation_table
 from .judging import EXPERT, EXPERT_LOG, framework_comparisons, load_reliability
 from .method.training import load_history
 from .run import Run
+from .simulation import Played, load_played
 from .tuning import TUNED, cost_table, domains_to_tune, main_comparisons, tuned_systems
 
 if TYPE_CHECKING:
@@ -37,18 +38,7 @@ class Exhibit:
     draw: Callable[[Run], Drawing]
 
 
-def _played(run: Run, names: Sequence[str], domains: Sequence[Domain], limit: str = "") -> tables.Played:
-    """The dialogues that a notebook showed: of each system those on the first `limit` tasks of the test file."""
-    found = {}
-    for domain in domains:
-        found[domain] = {}
-        for name in names:
-            rows = load_jsonl(run.paths.trajectories(domain, name), Trajectory)
-            found[domain][name] = rows[: run.params.number(limit, domain) or None] if limit else rows
-    return found
-
-
-def _judged(run: Run, comparisons: Sequence[tuple[str, str]], played: tables.Played) -> dict:
+def _judged(run: Run, comparisons: Sequence[tuple[str, str]], played: Played) -> dict:
     """Verdicts on the tasks that were played."""
     found = {}
     for domain, systems in played.items():
@@ -69,8 +59,8 @@ def _diversity(run: Run) -> Drawing:
     return table, figures.plot_diversity(summaries, table)
 
 
-def _simulated(run: Run) -> tables.Played:
-    return _played(run, [EXPERT, "actcrs_base"], run.domains, "num_simulation_tasks")
+def _simulated(run: Run) -> Played:
+    return load_played(run, [EXPERT, "actcrs_base"], run.domains, "03_simulation", limit="num_simulation_tasks")
 
 
 def _simulation(run: Run) -> Drawing:
@@ -88,9 +78,10 @@ def _separation(run: Run) -> Drawing:
     return table, figures.plot_separation(table, run.label)
 
 
-def _frameworks(run: Run) -> tuple[tables.Played, dict]:
+def _frameworks(run: Run) -> tuple[Played, dict]:
     names = [f"{name}_{backbone}" for name in run.params.frameworks for backbone in ("expert", "base")]
-    played = _played(run, names, [d for d in run.domains if d in run.params.cra_domains], "num_cra_tasks")
+    domains = [domain for domain in run.domains if domain in run.params.cra_domains]
+    played = load_played(run, names, domains, "04_prompt_based_cras", limit="num_cra_tasks")
     return played, _judged(run, framework_comparisons(run.params.frameworks), played)
 
 
@@ -129,12 +120,12 @@ def _curves(run: Run, adapters: Sequence[str]) -> Drawing:
 
 
 def _sgpt(run: Run) -> Drawing:
-    played = _played(run, ["actcrs_base", "actcrs_base_zero_shot", "actcrs_sgpt"], domains_to_tune(run))
+    played = load_played(run, ["actcrs_base", "actcrs_base_zero_shot", "actcrs_sgpt"], domains_to_tune(run), "06_sgpt")
     return tuning_tables.tuned_table(played, {}, run.label), None
 
 
-def _confirmed(run: Run) -> tables.Played:
-    return _played(run, ["actcrs_sgpt.ecpo"], domains_to_tune(run))
+def _confirmed(run: Run) -> Played:
+    return load_played(run, ["actcrs_sgpt.ecpo"], domains_to_tune(run), "07_expectation_confirmation")
 
 
 def _tuned_scores(run: Run) -> Drawing:
@@ -158,8 +149,8 @@ def _rewritten(run: Run) -> Drawing:
     return table, tuning_figures.plot_rewrites(table)
 
 
-def _main(run: Run) -> tuple[tables.Played, dict]:
-    played = _played(run, [EXPERT, "actcrs_base", *tuned_systems(run)], domains_to_tune(run))
+def _main(run: Run) -> tuple[Played, dict]:
+    played = load_played(run, [EXPERT, "actcrs_base", *tuned_systems(run)], domains_to_tune(run), "10_main_results")
     return played, _judged(run, main_comparisons(run), played)
 
 

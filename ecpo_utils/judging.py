@@ -13,8 +13,9 @@ from .core.artifacts import load_jsonl, write_json
 from .core.errors import ArtifactError
 from .core.schema import Domain, Trajectory, Verdict
 from .evaluate.damage import FLAWS, SEVERITIES, damage
-from .evaluate.judge import Judge, Pair, judge_pairs
+from .evaluate.judges import Judge, Pair, make_judge
 from .evaluate.transcripts import Transcript, cut_at_line_break, load_transcripts, pair_transcripts, trajectory_transcript
+from .evaluate.verdicts import judge_pairs
 from .run import Run
 
 T = TypeVar("T")
@@ -26,7 +27,7 @@ EXPERT_LOG = "actcrs_gpt"  # the released log of the expert: ActCRS on GPT-4o mi
 async def open_judge(run: Run) -> AsyncIterator[Judge]:
     """The judge of a run's parameters, with the server it needs."""
     async with run.clients("judge") as clients:
-        yield Judge(clients["judge"], run.params.judge_mode, max_words=run.params.judge_max_words)
+        yield make_judge(run.params.judge_mode, clients["judge"], max_words=run.params.judge_max_words)
 
 
 def sample_tasks(values: Sequence[T], num: int, seed: int) -> list[T]:

@@ -119,13 +119,22 @@ def find_adapter(run: Run, domain: Domain, name: str) -> Path:
     return run.need(run.paths.adapter(domain, name) / "adapter_model.safetensors", notebook).parent
 
 
-def load_played(run: Run, names: Sequence[str], domains: Sequence[Domain], notebook: str) -> Played:
+def load_played(run: Run, names: Sequence[str], domains: Sequence[Domain], notebook: str, *, limit: str = "") -> Played:
     """Dialogues that an earlier notebook wrote, by domain and system.
+
+    Args:
+        run: The open run.
+        names: Of the systems.
+        domains: Where they played.
+        notebook: Which one wrote them.
+        limit: Name of the parameter that says how many of them it shows, the first ones; 0 or no name: all.
 
     Raises:
         ArtifactError: If one is missing; names `notebook`.
     """
-    return {
-        domain: {name: load_jsonl(run.need(run.paths.trajectories(domain, name), notebook), Trajectory) for name in names}
-        for domain in domains
-    }
+    found = {}
+    for domain in domains:
+        number = run.params.number(limit, domain) if limit else 0
+        paths = {name: run.need(run.paths.trajectories(domain, name), notebook) for name in names}
+        found[domain] = {name: load_jsonl(path, Trajectory)[: number or None] for name, path in paths.items()}
+    return found

@@ -14,10 +14,10 @@ from .core.schema import Domain, Item, PreferencePair, Rewrite, SFTExample, Task
 from .dialogue.agents.actions import parse_action
 from .dialogue.agents.base import SYSTEM_ERROR
 from .evaluate.cases import Case
-from .evaluate.judge import judge_pairs
 from .evaluate.statistics import mean, proportion
 from .evaluate.tables import rate_columns
 from .evaluate.transcripts import Transcript
+from .evaluate.verdicts import judge_pairs
 from .judging import EXPERT, open_judge, sample_tasks
 from .method.divergence import compare_policies
 from .method.export import export_model, export_sharegpt, export_trl

@@ -94,7 +94,7 @@ class Params(BaseModel):
     num_cra_tasks: PerDomain  # test tasks, the first ones; 0 for all
 
     # judge, section B.5
-    judge_mode: Literal["narrow", "tokens", "words"]
+    judge_mode: str  # a name in evaluate/judges
     judge_max_words: int = Field(ge=0)
     num_judge_pairs: int = Field(ge=0)
 

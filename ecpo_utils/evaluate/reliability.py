@@ -8,7 +8,7 @@ import pandas as pd
 
 from ..core.schema import Verdict
 from .comparison import RankCorrelation, rank_correlation
-from .judge import DIMENSIONS
+from .judges import DIMENSIONS
 from .paper import paper_results
 from .tables import rate_columns
 from .win_rates import group_pairs, outcome, win_rate

@@ -14,6 +14,7 @@ from ..data.release import LogDialogue, load_release_log
 
 logger = logging.getLogger(__name__)
 
+LONGEST_WORD = 200  # characters
 SPEAKERS = {"user": "Customer", "assistant": "Assistant"}
 
 
@@ -39,9 +40,15 @@ class Transcript:
         return "\n".join(f"{SPEAKERS[m['role']]}: {clip(m['content'], max_words)}" for m in self.messages)
 
 
+def clip_characters(word: str) -> str:
+    """A word of sane length: text without blanks would otherwise be one word of any length."""
+    return word if len(word) <= LONGEST_WORD else word[:LONGEST_WORD] + "..."
+
+
 def clip(text: str, max_words: int) -> str:
     """The first words of a text, with " ..." where some are left out; blanks and line breaks become one blank."""
     words = text.encode("utf-8", "replace").decode().split()  # half a surrogate pair could not be sent
+    words = [clip_characters(word) for word in words] if max_words else words
     return " ".join(words[:max_words]) + " ..." if 0 < max_words < len(words) else " ".join(words)
 
 

@@ -12,7 +12,7 @@ from ..core.schema import Domain, Rewrite, Trajectory, Turn, Verdict
 from ..dialogue.agents.actions import parse_action
 from ..dialogue.agents.base import SYSTEM_ERROR
 from .cra_table import Judged, cra_table
-from .judge import DIMENSIONS
+from .judges import DIMENSIONS
 from .paper import paper_results
 from .statistics import Rate, mean, proportion
 from .tables import Played, rate_columns

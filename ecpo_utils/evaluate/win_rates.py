@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..core.errors import SchemaError
 from ..core.schema import Verdict
-from .judge import DIMENSIONS
+from .judges import DIMENSIONS
 from .statistics import Rate, proportion, share
 
 EVEN = 1e-8  # preferences nearer to 0 are ties: rounding in a dialogue against itself, the least mass `ChatClient.choose` gives a word
@@ -32,6 +32,11 @@ class WinRate:
     num_unscored: int
     flips: Rate
     first_shown: Rate
+
+    @property
+    def is_undecided(self) -> bool:
+        """Whether the judge preferred neither side in any of two pairs or more: its half says nothing about the systems."""
+        return self.rate.n > 1 and self.wins == self.losses == 0
 
 
 def group_pairs(verdicts: Sequence[Verdict]) -> list[tuple[Verdict, ...]]:
@@ -136,6 +141,7 @@ def win_rate_json(verdicts: Sequence[Verdict]) -> dict:
                 "losses": row.losses,
                 "flips": row.flips.value,
                 "first_shown": row.first_shown.value,
+                "undecided": row.is_undecided,
             }
             for name, row in rows.items()
         },

@@ -9,10 +9,12 @@ from scripted_models import ODD_TEXTS, choice
 from stub_endpoint import Reply
 
 from ecpo_utils.core.artifacts import load_jsonl
-from ecpo_utils.core.errors import ArtifactError, EndpointError, SchemaError
+from ecpo_utils.core.errors import ArtifactError, EndpointError, ParamsError, SchemaError
 from ecpo_utils.core.schema import Verdict
-from ecpo_utils.evaluate.judge import DIMENSIONS, Judge, judge_pairs
+from ecpo_utils.evaluate import judges
+from ecpo_utils.evaluate.judges import DIMENSIONS
 from ecpo_utils.evaluate.transcripts import Transcript
+from ecpo_utils.evaluate.verdicts import judge_pairs
 from ecpo_utils.evaluate.win_rates import win_rate
 from ecpo_utils.llm.cache import ResponseCache
 from ecpo_utils.llm.client import Meter
@@ -29,7 +31,7 @@ def make_judge(study):
     """Judges at the stub, one call at a time; keywords are the judge's and the endpoint's."""
 
     def make(mode, *, max_words=0, meter=None, **endpoint):
-        return Judge(study.client("judge", **{"max_concurrency": 1, **endpoint}), mode, max_words=max_words, meter=meter)
+        return judges.make_judge(mode, study.client("judge", **{"max_concurrency": 1, **endpoint}), max_words=max_words, meter=meter)
 
     return make
 
@@ -134,7 +136,7 @@ def test_long_messages_are_cut_each_for_itself(stub_endpoint, make_judge, compar
 
 @pytest.mark.parametrize("mode", ["full", "Narrow", ""])
 def test_an_unknown_mode_is_an_error(make_judge, mode):
-    with pytest.raises(ValueError, match=f"no judge mode '{mode}'; there are: narrow, tokens, words"):
+    with pytest.raises(ParamsError, match=f"no judge mode '{mode}'; there are: words, tokens, narrow; see docs/judge.md"):
         make_judge(mode)
 
 
@@ -426,7 +428,7 @@ def test_pairs_with_errors_are_judged_again_and_their_good_order_is_not_paid_twi
 
 ANOTHER = {
     "judge": lambda judge: setattr(judge.client, "identity", "another model"),
-    "mode": lambda judge: setattr(judge, "mode", WORDS),
+    "mode": lambda judge: setattr(judge, "__class__", judges.WordedJudge),
     "clipping": lambda judge: setattr(judge, "max_words", 2),
 }
 
@@ -439,7 +441,7 @@ def test_verdicts_of_another_judge_are_not_reused(stub_endpoint, make_judge, com
     other = make_judge(TOKENS)
     change(other)
     rows = compare(other, pairs, path)
-    assert len(stub_endpoint.chats) == 2 * (CALLS[TOKENS] + CALLS[other.mode])
+    assert len(stub_endpoint.chats) == 2 * (CALLS[TOKENS] + CALLS[other.name])
     assert {row.config for row in rows}.isdisjoint(row.config for row in old) and load_jsonl(path, Verdict) == rows
 
 
@@ -455,9 +457,18 @@ def test_a_changed_question_is_asked_anew(stub_endpoint, make_judge, compare, tm
     stub_endpoint.answer = prefers_good
     path, pairs = tmp_path / "v.jsonl", pairs_of("a")
     compare(make_judge(WORDS), pairs, path)
-    monkeypatch.setattr("ecpo_utils.evaluate.judge.load_prompt", lambda name: f"{load_prompt(name)} Please.")
+    monkeypatch.setattr("ecpo_utils.evaluate.judges.base.load_prompt", lambda name: f"{load_prompt(name)} Please.")
     compare(make_judge(WORDS), pairs, path)
     assert len(stub_endpoint.chats) == 2 * CALLS[WORDS]
+
+
+def test_a_judge_that_reads_answers_otherwise_is_asked_anew(stub_endpoint, make_judge, compare, tmp_path, monkeypatch):
+    stub_endpoint.answer = prefers_good
+    path, pairs = tmp_path / "v.jsonl", pairs_of("a")
+    (old, *_) = compare(make_judge(WORDS), pairs, path)
+    monkeypatch.setattr("ecpo_utils.evaluate.judges.base.inspect.getsource", lambda module: f"changed {module.__name__}")
+    (new, *_) = compare(make_judge(WORDS), pairs, path)
+    assert new.config != old.config
 
 
 @pytest.mark.parametrize("side", [0, 1])

@@ -7,9 +7,10 @@ from scripted_models import choice
 from stub_endpoint import Reply
 
 from ecpo_utils.core.params import Endpoint
-from ecpo_utils.evaluate.judge import Judge, judge_pairs
-from ecpo_utils.evaluate.reading import KINDS, both_ends, mean_scores, reply_scores
+from ecpo_utils.evaluate.judges import make_judge
+from ecpo_utils.evaluate.judges.narrow import KINDS, both_ends, mean_scores, reply_scores, share_seen
 from ecpo_utils.evaluate.transcripts import Transcript
+from ecpo_utils.evaluate.verdicts import judge_pairs
 from ecpo_utils.evaluate.win_rates import win_rate, win_rate_json
 from ecpo_utils.llm.cache import ResponseCache
 from ecpo_utils.llm.client import ChatClient
@@ -37,7 +38,7 @@ def judge(stub_endpoint, tmp_path):
     cache = ResponseCache(tmp_path / "r.sqlite")
     client = ChatClient("judge", Endpoint(provider="openai", model="m", max_retries=0), base_url=stub_endpoint.base_url, api_key="k",
                         identity="stub", cache=cache, calls_log=tmp_path / "calls.jsonl")  # fmt: skip
-    yield Judge(client, "narrow")
+    yield make_judge("narrow", client)
     cache.close()
 
 
@@ -67,6 +68,11 @@ def test_a_dialogue_is_worth_the_mean_of_its_replies():
 def test_long_messages_show_their_beginning_and_their_end():
     assert both_ends("one two three four five", 2) == "one two ... four five"
     assert both_ends("one two\nthree four", 2) == "one two three four"
+
+
+def test_text_without_blanks_is_cut_as_well():
+    assert len(both_ends("x" * 10_000)) < 300
+    assert share_seen([talk("t", "one two"), talk("u", " ".join(["word"] * 100))]) == pytest.approx(52 / 102)
 
 
 def test_each_dialogue_is_read_by_itself_and_its_flaws_count(compare, stub_endpoint):
@@ -109,3 +115,10 @@ def test_a_reader_that_answers_rubbish_leaves_the_pair_unscored(compare, stub_en
     rows = compare((talk("t", "an offer"), talk("t", "an error")))
     assert "none of question, offer" in rows[0].error
     assert (win_rate(rows).rate.value, win_rate(rows).num_unscored) == (None, 1)
+
+
+def test_a_reader_that_finds_everything_alike_decides_nothing_and_says_so(compare, stub_endpoint):
+    alike = {True: choice(takes=0.9, ignores=0.1), False: choice(offer=1.0)}
+    stub_endpoint.answer = lambda body: alike["Customer:" in body["messages"][-1]["content"]]
+    found = win_rate_json(compare((talk("1", "an offer"), talk("1", "notes")), (talk("2", "an error"), talk("2", "a question"))))
+    assert found["final"]["win_rate"] == 0.5 and found["final"]["ties"] == 2 and found["final"]["undecided"] is True

@@ -1,4 +1,4 @@
-"""How a small judge reads one dialogue: reply by reply, by the probabilities of single answer words.
+"""A judge for models of a few billion parameters: it reads each dialogue by itself, reply by reply.
 
 A model of one or two billion parameters that is shown two whole dialogues has next to no preference but for a position.
 Shown one reply, it tells quite surely what kind of message it is, and whether it takes up what the customer said.
@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..core.matching import normalise
-from ..core.schema import Message
-from ..llm.client import ChatClient, Meter
-from ..llm.prompts import load_examples, load_prompt
-from .transcripts import Transcript
+from ...core.matching import normalise
+from ...core.schema import Message, Verdict
+from ...llm.client import ChatClient, Meter
+from ...llm.prompts import load_examples, load_prompt
+from ..transcripts import Transcript, clip_characters
+from .base import DIMENSIONS, Judge, Pair, sign
 
 KINDS = ("question", "offer", "statement", "notes", "error")
 UPTAKE = ("takes", "ignores")
@@ -22,8 +23,31 @@ SHOWN_WORDS = 25  # of the beginning and of the end of a message
 
 def both_ends(text: str, words: int = SHOWN_WORDS) -> str:
     """A text with its middle left out: how a message ends says whether it leads on."""
-    parts = text.split()
+    parts = [clip_characters(part) for part in text.split()]
     return " ".join(parts) if len(parts) <= 2 * words else " ".join([*parts[:words], "...", *parts[-words:]])
+
+
+def share_seen(transcripts: Sequence[Transcript]) -> float:
+    """Share of the words of the agents' replies that `both_ends` shows."""
+    lengths = [len(reply.split()) for transcript in transcripts for reply in transcript.replies]
+    return sum(min(length, 2 * SHOWN_WORDS) for length in lengths) / max(sum(lengths), 1)
+
+
+class NarrowJudge(Judge):
+    """The dialogue that is worth more by `read_dialogue` wins; no order, hence no position bias; log-probabilities needed."""
+
+    name = "narrow"
+    orders = ("apart",)
+
+    def prompts(self, pair: Pair) -> list[list[Message]]:
+        """What is asked of each reply, here of each dialogue as a whole."""
+        return [_prompt(name, transcript.render()) for transcript in pair for name in ("judge_kind", "judge_uptake")]
+
+    async def ask(self, row: Verdict, pair: Pair) -> None:
+        """What each dialogue is worth, and which is worth more."""
+        first, second = [await read_dialogue(self.client, transcript, self.meter) for transcript in pair]
+        row.measures = {name: (first[name], second[name]) for name in DIMENSIONS}
+        row.scores = {name: sign(first[name] - second[name]) for name in DIMENSIONS}
 
 
 def reply_scores(kinds: dict[str, float], takes_up: float, *, repeated: bool) -> dict[str, float]:
@@ -74,8 +98,3 @@ def mean_scores(rows: Sequence[dict[str, float]]) -> dict[str, float]:
 def _prompt(name: str, text: str) -> list[Message]:
     system = {"role": "system", "content": load_prompt(f"{name}_system")}
     return [system, *load_examples(f"{name}_examples"), {"role": "user", "content": text}]
-
-
-def reading_prompts(transcript: Transcript) -> list[list[Message]]:
-    """All that is asked about a dialogue, for digests."""
-    return [_prompt(name, transcript.render()) for name in ("judge_kind", "judge_uptake")]

@@ -1,0 +1,73 @@
+"""Verdicts on many pairs: written as they come, kept by the next run, asked for again where they rest on something else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..core.artifacts import append_jsonl, load_resumable, write_jsonl
+from ..core.concurrency import map_bounded
+from ..core.errors import EndpointError
+from ..core.schema import Verdict
+from .judges import Judge, Pair
+
+MAX_FAILED_IN_A_ROW = 5
+
+
+async def judge_pairs(
+    judge: Judge, pairs: Sequence[Pair], *, first: str, second: str, path: Path | None = None, keep_others: bool = False
+) -> list[Verdict]:
+    """Verdicts on all pairs, those on a pair next to each other, written to `path` as they come.
+
+    Pairs that an earlier run left there are kept if their verdicts rest on the same dialogues and judge and have no error.
+
+    Args:
+        judge: Who compares.
+        pairs: From `pair_transcripts`: one per task, the first system's dialogue first.
+        first: Name of the first system; `second` likewise.
+        path: The verdicts' file; None keeps them in memory only.
+        keep_others: Whether verdicts on further tasks, which another stage asked for, stay in the file, at its end.
+
+    Raises:
+        EndpointError: If no further call can succeed, or the endpoint failed on five pairs in a row; finished verdicts stay.
+        ArtifactError: If the file cannot be written.
+    """
+    done, others = _earlier(judge, pairs, first, second, path) if path else ({}, [])
+    others = others if keep_others else []
+    failed_in_a_row = 0
+
+    async def decide(pair: Pair) -> None:
+        nonlocal failed_in_a_row
+        verdicts = await judge.compare(pair, first=first, second=second)
+        done[pair[0].task_id] = verdicts
+        failing = next((verdict.error for verdict in verdicts if (verdict.error or "").startswith("EndpointError")), None)
+        failed_in_a_row = failed_in_a_row + 1 if failing else 0
+        if path:
+            for verdict in verdicts:
+                append_jsonl(path, verdict)
+        if failed_in_a_row == MAX_FAILED_IN_A_ROW:
+            raise EndpointError(f"the judge failed on {failed_in_a_row} pairs in a row, stopped; finished ones are kept. Last: {failing}")
+
+    waiting = [pair for pair in pairs if pair[0].task_id not in done]
+    await map_bounded(decide, waiting, limit=judge.client.endpoint.max_concurrency, description=f"judging {first} vs {second}", unit="pair")
+    rows = [verdict for pair in pairs for verdict in done[pair[0].task_id]]
+    if path:
+        write_jsonl(path, [*rows, *others])
+    return rows
+
+
+def _earlier(
+    judge: Judge, pairs: Sequence[Pair], first: str, second: str, path: Path
+) -> tuple[dict[str, list[Verdict]], list[Verdict]]:
+    """Verdicts of an earlier run that still hold, by task and under today's names, and those on other tasks; the file keeps these."""
+    wanted = {pair[0].task_id: judge.config(pair) for pair in pairs}
+    found: dict[str, dict[str, Verdict]] = {}
+    others: list[Verdict] = []
+    for row in load_resumable(path, Verdict):
+        if row.task_id not in wanted:
+            others.append(row)
+        elif row.error is None and wanted[row.task_id] == row.config:
+            found.setdefault(row.task_id, {})[row.shown_first] = row.model_copy(update={"first": first, "second": second})
+    done = {task: [orders[name] for name in judge.orders] for task, orders in found.items() if set(orders) == set(judge.orders)}
+    write_jsonl(path, [*(row for rows in done.values() for row in rows), *others])
+    return done, others
