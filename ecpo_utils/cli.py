@@ -80,13 +80,13 @@ def _parser() -> argparse.ArgumentParser:
     metrics.add_argument("path", type=Path)
     metrics.add_argument("--json", action="store_true")
 
-    judge = add("judge", _judge, "win rate of the dialogues of A against those of B on the same tasks, both orders of presentation")
+    judge = add("judge", _judge, "win rate of the dialogues of A against those of B on the same tasks")
     judge.add_argument("first", type=Path, metavar="A", help="trajectories JSONL, or a dialogue .log in the released format")
     judge.add_argument("second", type=Path, metavar="B")
     judge.add_argument("--profile", default="quick", help="whose judge: model, mode and clipping")
-    judge.add_argument("--pairs", type=int, default=0, metavar="N", help="so many pairs, drawn by the profile's seed; 0 for all")
+    judge.add_argument("--pairs", type=_natural, default=0, metavar="N", help="so many pairs, drawn by the profile's seed; 0 for all")
     judge.add_argument("--cut", action="store_true", help="judge dialogues up to their first line break, as the release's script did")
-    judge.add_argument("--out", type=Path, help="also write the verdicts to this JSONL file")
+    judge.add_argument("--out", type=Path, help="keep the verdicts in this JSONL file; those that it holds are not asked for again")
     judge.add_argument("--json", action="store_true")
 
     train = add("train", _train, "train adapters from a run's examples or pairs; on several GPUs: accelerate launch -m ecpo_utils.cli")
@@ -112,6 +112,12 @@ def _parser() -> argparse.ArgumentParser:
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is no whole number above 0")
+    return int(text)
+
+
+def _natural(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number, 0 or more")
     return int(text)
 
 
@@ -243,29 +249,36 @@ def _metrics(options: argparse.Namespace) -> None:
         print(f"  {name:18} {rate.text() if rate else 'not told by this file'}")
 
 
-def _judge(options: argparse.Namespace) -> None:
-    from .core.artifacts import write_jsonl
+def _judge(options: argparse.Namespace) -> int:
     from .evaluate.win_rates import DIMENSIONS, win_rate_json
     from .judging import judge_files
     from .run import open_run
 
     first, second = options.first.resolve(), options.second.resolve()  # a run works from the repository root
+    out = options.out and options.out.resolve()
     run = open_run("judge", {"profile": options.profile})
-    verdicts = asyncio.run(judge_files(run, first, second, num_pairs=options.pairs, cut=options.cut))
-    if options.out:
-        write_jsonl(options.out, verdicts)
-    found = win_rate_json(verdicts)
+    verdicts, not_shared = asyncio.run(judge_files(run, first, second, num_pairs=options.pairs, cut=options.cut, out=out))
+    found = win_rate_json(verdicts) | {"n_not_shared": not_shared}
     if options.json:
         print(json.dumps(found))
-        return
-    print(f"{options.first} against {options.second}: n {found['n']}, unscored {found['n_unscored']}")
-    for name in DIMENSIONS:
-        row = found[name]
-        if row["win_rate"] is None:
-            print(f"  {name:12} unscored")
-            continue
-        habits = [f"{key.replace('_', ' ')} {row[key]:.2f}" for key in ("flips", "first_shown") if row[key] is not None]
-        print(", ".join([f"  {name:12} win rate {row['win_rate']:.2f} [{row['low']:.2f}, {row['high']:.2f}]", *habits]))
+    else:
+        counts = f"n {found['n']}, unscored {found['n_unscored']}, tasks that only one has {not_shared}"
+        print(f"{options.first} against {options.second}: {counts}")
+        for name in DIMENSIONS:
+            print(f"  {name:12} {_judged(found[name])}")
+    if error := next((verdict.error for verdict in verdicts if verdict.error), None):
+        print(f"ecpo: {found['n_unscored']} of {found['n']} pairs are unscored; the first error: {error}", file=sys.stderr)
+    if undecided := [name for name in DIMENSIONS if found[name]["undecided"]]:
+        print(f"ecpo: the judge preferred neither side in any pair, so its 0.50 says nothing: {', '.join(undecided)}", file=sys.stderr)
+    return 0 if found["n"] > found["n_unscored"] else 1
+
+
+def _judged(row: dict) -> str:
+    """One dimension of `win_rate_json` in words."""
+    if row["win_rate"] is None:
+        return "unscored"
+    habits = [f"{key.replace('_', ' ')} {row[key]:.2f}" for key in ("flips", "first_shown") if row[key] is not None]
+    return ", ".join([f"win rate {row['win_rate']:.2f} [{row['low']:.2f}, {row['high']:.2f}]", f"ties {row['ties']}", *habits])
 
 
 def _train(options: argparse.Namespace) -> None:

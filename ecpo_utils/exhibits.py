@@ -12,11 +12,10 @@ from .core.artifacts import load_jsonl
 from .core.errors import ArtifactError, TrainingError
 from .core.schema import PersonaRecord, Rewrite, Verdict
 from .evaluate import figures, reliability, tables, tuning_figures, tuning_tables
-from .evaluate.cra_table import backbone_win_rates, cra_table, success_comparisons
+from .evaluate.cra_table import backbone_win_rates, cra_table, success_comparisons, system_comparisons
 from .evaluate.damage import FLAWS, SEVERITIES
 from .evaluate.dialogues import simulator_conduct
 from .evaluate.diversity import summarize_diversity
-from .evaluate.paper import paper_results
 from .evaluate.separation import JudgedPair, separation_table
 from .judging import EXPERT, EXPERT_LOG, framework_comparisons, load_reliability
 from .method.training import load_history
@@ -92,20 +91,21 @@ def _cras(run: Run) -> Drawing:
 
 def _planted(run: Run) -> Drawing:
     cases = [("none", "none"), *((flaw, severity) for flaw in FLAWS for severity in SEVERITIES)]
-    judged = {case: load_jsonl(run.paths.planted(*case), Verdict) for case in cases if run.paths.planted(*case).is_file()}
+    judged = {case: load_jsonl(path, Verdict) for case in cases if (path := run.paths.planted(*case)).is_file()}
+    ruled = {case: load_jsonl(path, Verdict) for case in cases if (path := run.paths.planted("rule", "_".join(case))).is_file()}
     if not judged:
         raise ArtifactError(f"{run.paths.planted('none', 'none').parent} holds no verdicts")
-    table = reliability.damage_table(judged, run.label)
+    table = reliability.damage_table({case: judged.get(case, []) for case in cases}, run.label, ruled)
     return table, figures.plot_damage(table, run.label)
 
 
 def _released(run: Run) -> dict[str, dict[str, list[Verdict]]]:
     found: dict[str, dict[str, list[Verdict]]] = {}
-    for form in ("whole", "cut"):
-        for name in paper_results()["released_book_win_rates"]:
-            path = run.paths.verdicts("book", f"released_{form}_{name}", EXPERT_LOG)
-            if path.is_file():
-                found.setdefault(form, {})[name] = load_jsonl(path, Verdict)
+    for form in reliability.FORMS:
+        pattern = run.paths.verdicts("book", f"released_{form}_*", EXPERT_LOG)
+        logs = {rows[0].first: rows for path in pattern.parent.glob(pattern.name) if (rows := load_jsonl(path, Verdict))}
+        if logs:
+            found[form] = dict(sorted(logs.items()))
     if not found:
         raise ArtifactError("no verdicts on the released logs; set release_dir and run notebooks/05_judge_validation.ipynb")
     return found
@@ -171,7 +171,7 @@ EXHIBITS = (
     Exhibit("03_separation", _separation),
     Exhibit("03_conduct", lambda run: (simulator_conduct(_simulated(run)), None)),
     Exhibit("04_prompt_based_cras", _cras),
-    Exhibit("04_success_comparisons", lambda run: (success_comparisons(_frameworks(run)[0], EXPERT, seed=run.params.seed), None)),
+    Exhibit("04_comparisons", lambda run: (system_comparisons(*_frameworks(run), EXPERT, seed=run.params.seed), None)),
     Exhibit("04_backbones", lambda run: (backbone_win_rates(_frameworks(run)[1]), None)),
     Exhibit("05_planted_flaws", _planted),
     Exhibit("05_released_logs", lambda run: (reliability.released_table(_released(run), run.label), None)),

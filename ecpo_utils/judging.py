@@ -9,13 +9,13 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from .core.artifacts import load_jsonl, write_json
+from .core.artifacts import load_jsonl, write_json, write_jsonl
 from .core.errors import ArtifactError
 from .core.schema import Domain, Trajectory, Verdict
 from .evaluate.damage import FLAWS, SEVERITIES, damage
 from .evaluate.judges import Judge, Pair, make_judge
 from .evaluate.transcripts import Transcript, cut_at_line_break, load_transcripts, pair_transcripts, trajectory_transcript
-from .evaluate.verdicts import judge_pairs
+from .evaluate.verdicts import judge_pairs, rule_verdicts
 from .run import Run
 
 T = TypeVar("T")
@@ -72,8 +72,8 @@ async def judge_released(run: Run) -> dict[str, dict[str, list[Verdict]]]:
     """Every released log against the expert's, on `num_judge_pairs` tasks that all logs share, dialogues whole and cut.
 
     Returns:
-        By "whole" and "cut" (at the first line break, as the release's script judged them, quirk Q20) and log;
-        empty where `release_dir` is not set.
+        By "whole", "cut" (at the first line break, as the release's script judged them, quirk Q20) and "rule" (whole
+        ones by `rule_verdicts`), and log; empty where `release_dir` is not set.
 
     Raises:
         ArtifactError: If `release_dir` is set and holds no logs.
@@ -87,7 +87,7 @@ async def judge_released(run: Run) -> dict[str, dict[str, list[Verdict]]]:
     expert = logs.pop(EXPERT_LOG)
     shared = set.intersection(*({t.task_id for t in log} for log in [expert, *logs.values()]))
     chosen = set(sample_tasks(sorted(shared), run.params.num_judge_pairs, run.params.seed))
-    found: dict[str, dict[str, list[Verdict]]] = {"whole": {}, "cut": {}}
+    found: dict[str, dict[str, list[Verdict]]] = {"whole": {}, "cut": {}, "rule": {}}
     async with open_judge(run) as judge:
         for name, log in logs.items():
             whole = [pair for pair in pair_transcripts(log, expert, names=(name, EXPERT_LOG)) if pair[0].task_id in chosen]
@@ -95,6 +95,8 @@ async def judge_released(run: Run) -> dict[str, dict[str, list[Verdict]]]:
             for form, pairs in (("whole", whole), ("cut", cut)):
                 path = run.paths.verdicts("book", f"released_{form}_{name}", EXPERT_LOG)
                 found[form][name] = await judge_pairs(judge, pairs, first=name, second=EXPERT_LOG, path=path)
+            found["rule"][name] = rule_verdicts(whole, first=name, second=EXPERT_LOG)
+            write_jsonl(run.paths.verdicts("book", f"released_rule_{name}", EXPERT_LOG), found["rule"][name])
     return found
 
 
@@ -108,11 +110,8 @@ def load_originals(run: Run) -> list[Transcript]:
     return found
 
 
-async def judge_damaged(run: Run, originals: Sequence[Transcript]) -> dict[tuple[str, str], list[Verdict]]:
-    """Originals against themselves with planted flaws, by (flaw, severity), and against themselves as ("none", "none").
-
-    Writes `planted_flaws/FLAW_SEVERITY.jsonl`.
-    """
+def _damaged_pairs(run: Run, originals: Sequence[Transcript]) -> dict[tuple[str, str], list[Pair]]:
+    """Originals with their damaged twins, by (flaw, severity), and with themselves as ("none", "none")."""
     cases: dict[tuple[str, str], list[Pair]] = {("none", "none"): [(original, original) for original in originals]}
     for flaw in FLAWS:
         for severity in SEVERITIES:
@@ -121,11 +120,29 @@ async def judge_damaged(run: Run, originals: Sequence[Transcript]) -> dict[tuple
                 for i, original in enumerate(originals)
             ]
             cases[flaw, severity] = [(original, changed) for original, changed in damaged if changed]
+    return cases
+
+
+async def judge_damaged(run: Run, originals: Sequence[Transcript]) -> dict[tuple[str, str], list[Verdict]]:
+    """Originals against themselves with planted flaws, by (flaw, severity), and against themselves as ("none", "none").
+
+    Writes `planted_flaws/FLAW_SEVERITY.jsonl`.
+    """
+    cases = _damaged_pairs(run, originals)
     async with open_judge(run) as judge:
         return {
             case: await judge_pairs(judge, pairs, first="original", second="_".join(case), path=run.paths.planted(*case)) if pairs else []
             for case, pairs in cases.items()
         }
+
+
+def rule_damaged(run: Run, originals: Sequence[Transcript]) -> dict[tuple[str, str], list[Verdict]]:
+    """The same pairs by `rule_verdicts`, without any model; writes `planted_flaws/rule_FLAW_SEVERITY.jsonl`."""
+    found = {}
+    for case, pairs in _damaged_pairs(run, originals).items():
+        found[case] = rule_verdicts(pairs, first="original", second="_".join(case))
+        write_jsonl(run.paths.planted("rule", "_".join(case)), found[case])
+    return found
 
 
 def save_reliability(run: Run, note: str) -> Path:
@@ -143,15 +160,29 @@ def load_reliability(run: Run) -> str:
     return json.loads(path.read_text(encoding="utf-8"))["note"]
 
 
-async def judge_files(run: Run, first: Path, second: Path, *, num_pairs: int = 0, cut: bool = False) -> list[Verdict]:
+async def judge_files(
+    run: Run, first: Path, second: Path, *, num_pairs: int = 0, cut: bool = False, out: Path | None = None
+) -> tuple[list[Verdict], int]:
     """Two files of dialogues on the same tasks, as `ecpo judge` compares them.
 
+    Args:
+        run: The open run.
+        first: Whose win rate is asked for; `second` the other file.
+        num_pairs: So many pairs, drawn by the run's seed; 0 for all.
+        cut: Whether dialogues end at their first line break.
+        out: Where the verdicts are written as they come; what it holds already is not judged again.
+
+    Returns:
+        The verdicts, and the number of tasks that only one of the files has.
+
     Raises:
-        ArtifactError, SchemaError: If a file cannot be read, or the two share no task.
+        ArtifactError, SchemaError: If a file cannot be read, or the two share no task, or `out` cannot be written: before any call.
     """
-    pairs = pair_transcripts(load_transcripts(first), load_transcripts(second), names=(str(first), str(second)))
+    sides = load_transcripts(first), load_transcripts(second)
+    pairs = pair_transcripts(*sides, names=(str(first), str(second)))
+    not_shared = sum(map(len, sides)) - 2 * len(pairs)
     pairs = sample_tasks(pairs, num_pairs, run.params.seed)
     if cut:
         pairs = [(cut_at_line_break(one), cut_at_line_break(other)) for one, other in pairs]
     async with open_judge(run) as judge:
-        return await judge_pairs(judge, pairs, first=first.stem, second=second.stem)
+        return await judge_pairs(judge, pairs, first=first.stem, second=second.stem, path=out), not_shared

@@ -80,7 +80,7 @@ class Run:
         """Commit, parameters, model hashes, seeds, versions: what a figure or a manifest states."""
         names = {
             getattr(self.params, role).model
-            for role in ("persona", "simulator", "expert", "cra")
+            for role in ("persona", "simulator", "expert", "cra", "rewriter", "judge")
             if getattr(self.params, role).provider != "openai"
         } | {self.params.embedder}
         return {
@@ -129,7 +129,9 @@ def open_run(notebook: str, namespace: dict) -> Run:
     params = build_params({**defaults, **given}, f"notebook {notebook}, profile {profile}")
     standard = build_params(defaults, f"params/{profile}.yaml")
     usual = standard.model_dump()
-    changed = {name: value for name, value in params.model_dump().items() if name != "domains" and value != usual[name]}
+    # with built-in data `release_dir` only names logs to check the judge on
+    ignored = {"domains"} if params.data_source == "release" else {"domains", "release_dir"}
+    changed = {name: value for name, value in params.model_dump().items() if name not in ignored and value != usual[name]}
     scope = "all" if params.domains == standard.domains else "-".join(params.domains)
     if changed:
         logger.warning("parameters differ from params/%s.yaml: %s", profile, ", ".join(f"{k}={v!r}" for k, v in changed.items()))

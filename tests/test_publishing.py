@@ -57,7 +57,8 @@ def test_published_figures_are_drawn_again_to_the_same_numbers(run, tmp_path):
         path.unlink()
     lines = draw_published("quick")
     assert "03_simulation: the same numbers" in lines and "02_persona_diversity: new" in lines
-    assert any(line.startswith("10_main_results: not drawn, cannot read ") for line in lines)
+    (missing,) = [line for line in lines if line.startswith("10_main_results: not drawn, ")]
+    assert "is missing; run notebooks/10_main_results.ipynb" in missing
     after = {path.name: path.read_bytes() for path in (tmp_path / "figures").iterdir()}
     assert {name: after[name] for name in before} == before and not list((tmp_path / "runs").rglob("*.jsonl"))
 

@@ -162,7 +162,7 @@ def run(checkout, study, monkeypatch):
     for module in (preparation, simulation):
         monkeypatch.setattr(module, "Embedder", lambda name: FakeEmbedder())
     role = {"provider": "openai", "base_url": study.endpoint.base_url, "max_retries": 0}
-    roles = {name: {**role, "model": name} for name in ("persona", "simulator", "expert", "cra")}
+    roles = {name: {**role, "model": name} for name in ("persona", "simulator", "expert", "cra", "rewriter", "judge")}
     return open_run("03_simulation", namespace(domains=["game"], simulator_mode=FULL, num_personas=3, **roles))
 
 

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import pandas as pd
 
 from ..core.schema import Domain, Trajectory, Verdict
-from .comparison import compare_all
+from .comparison import Comparison, PairedDifference, Values, compare_all, holm, tasks_needed
 from .metrics import summarize
 from .paper import paper_results
 from .statistics import Rate, mean
 from .tables import Played, comparison_table, rate_columns
-from .win_rates import WinRate, win_rate
+from .win_rates import WinRate, outcomes, win_rate
 
-Judged = Mapping[Domain, Mapping[tuple[str, str], Sequence[Verdict]]]
+Verdicts = Mapping[tuple[str, str], Sequence[Verdict]]
+Judged = Mapping[Domain, Verdicts]
+Measure = Literal["success", "recall", "win"]
+MEASURES: tuple[Measure, ...] = ("success", "recall", "win")
+YARDSTICK = "actcrs_expert"
 AGENT_ROLES = ("expert", "cra")
 ORDERS = {"chatrec": "O(N)", "react": "O(M+2N)", "macrs": "O(M+4N)", "actcrs": "O(M+N)"}  # the paper's, per dialogue
 
@@ -42,7 +48,7 @@ def seconds_per_dialogue(rows: Sequence[Trajectory]) -> Rate:
     )
 
 
-def cra_table(played: Played, judged: Judged, profile: str, *, against: str = "actcrs_expert") -> pd.DataFrame:
+def cra_table(played: Played, judged: Judged, profile: str, *, against: str = YARDSTICK) -> pd.DataFrame:
     """One row per domain and system, the paper's values beside ours. Paper: Table 1, upper half.
 
     Args:
@@ -83,6 +89,8 @@ def _success(rows: Sequence[Trajectory], published: dict) -> dict:
 def _judgement(found: WinRate | None, published: dict) -> dict:
     return {
         **rate_columns("win_rate", found.rate if found else Rate(None, None, None, 0)),
+        "ties": found.ties if found else None,
+        "undecided": found.is_undecided if found else False,
         "flips": found.flips.value if found else None,
         "first_shown": found.first_shown.value if found else None,
         "unscored_pairs": found.num_unscored if found else 0,
@@ -101,18 +109,77 @@ def _effort(rows: Sequence[Trajectory], name: str) -> dict:
     }
 
 
+def system_comparisons(
+    played: Played,
+    judged: Judged,
+    baseline: str,
+    *,
+    seed: int,
+    measures: Sequence[Measure] = MEASURES,
+    against: str = YARDSTICK,
+) -> pd.DataFrame:
+    """Every system against the baseline on the same tasks, per measure and domain: paired interval and sign-flip test over users.
+
+    Args:
+        played: Trajectories by domain and system.
+        judged: Verdicts by domain and (system, against), for the measure "win".
+        baseline: A system; a domain without it is left out.
+        seed: Of resampling.
+        measures: Each is one family of Holm's adjustment, over all its domains.
+        against: Whose dialogues the wins are over; its own value is 0.5 on every task.
+
+    Returns:
+        `comparison_table` with `measure`, `domain`, and `tasks_needed`: independent tasks that a sign test needs, with power
+        0.8, if systems differ as measured; none where they do not.
+    """
+    found: list[tuple[Measure, Domain, Comparison]] = []
+    for measure in measures:
+        family = [
+            (domain, each)
+            for domain, systems in played.items()
+            if baseline in systems
+            for each in _compare_domain(measure, systems, judged.get(domain, {}), baseline, against, seed)
+        ]
+        adjusted = holm([each.paired.p_value for _, each in family])
+        found += [(measure, domain, dataclasses.replace(each, p_holm=p)) for (domain, each), p in zip(family, adjusted, strict=True)]
+    return comparison_table([each for _, _, each in found]).assign(
+        measure=[measure for measure, _, _ in found],
+        domain=[domain for _, domain, _ in found],
+        tasks_needed=[_tasks_needed(each.paired) for _, _, each in found],
+    )
+
+
 def success_comparisons(played: Played, baseline: str, *, seed: int) -> pd.DataFrame:
-    """Every system's success against the baseline's on the same tasks, per domain: paired interval, Holm-adjusted p."""
-    tables = []
-    for domain, systems in played.items():
-        values = {name: {row.task_id: _succeeded(row) for row in rows} for name, rows in systems.items()}
-        users = {row.task_id: row.task_id.rpartition("/")[0] for rows in systems.values() for row in rows}
-        tables.append(comparison_table(compare_all(values, baseline, seed, groups=users)).assign(domain=domain))
-    return pd.concat(tables, ignore_index=True)
+    """`system_comparisons` of success alone."""
+    return system_comparisons(played, {}, baseline, seed=seed, measures=("success",))
 
 
-def _succeeded(row: Trajectory) -> float:
-    return float(row.status not in ("failed", "leak") and row.recommended_at is not None)
+def _user(task_id: str) -> str:
+    """DOMAIN/USER of DOMAIN/USER/ITEM; a task of the release, DOMAIN/ROW, stands alone."""
+    return task_id.rpartition("/")[0] if task_id.count("/") > 1 else task_id
+
+
+def _compare_domain(
+    measure: Measure, systems: Mapping[str, Sequence[Trajectory]], verdicts: Verdicts, baseline: str, against: str, seed: int
+) -> list[Comparison]:
+    judged = {name: None if name == against else verdicts.get((name, against), []) for name in systems}
+    values = {name: _values(measure, rows, judged[name]) for name, rows in systems.items()}
+    users = {row.task_id: _user(row.task_id) for rows in systems.values() for row in rows}
+    return compare_all(values, baseline, seed, groups=users)
+
+
+def _values(measure: Measure, rows: Sequence[Trajectory], verdicts: Sequence[Verdict] | None) -> Values:
+    """A system's value of each task that it played; `verdicts` None for the one that the wins are over."""
+    if measure == "win":
+        won = outcomes(verdicts or [])
+        return {row.task_id: 0.5 if verdicts is None else won.get(row.task_id) for row in rows}
+    reached = {row.task_id: row.recommended_at if measure == "success" else row.retrieved_at for row in rows}
+    return {row.task_id: float(row.status not in ("failed", "leak") and reached[row.task_id] is not None) for row in rows}
+
+
+def _tasks_needed(paired: PairedDifference) -> int | None:
+    n, more, less = paired.difference.n, paired.num_higher, paired.num_lower
+    return tasks_needed((more - less) / n, (more + less) / n) if more != less else None
 
 
 def backbone_win_rates(judged: Judged) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -163,13 +164,16 @@ def plot_cras(table: pd.DataFrame, note: str) -> Figure:
 
     Args:
         table: As `cra_table` makes it.
-        note: How reliable the judge is, written under the panels.
+        note: How reliable the judge is, written under the panels, with the systems that have no win rate and are left out,
+            and those between which and the expert the judge decided nothing.
     """
     domains = list(dict.fromkeys(table["domain"]))
     table = table.astype(dict.fromkeys(("paper_SR", "paper_WR", "win_rate"), float))
     figure, axes = subplots(len(domains), width=4.0, height=4.0)
     for axis, domain in zip(axes, domains, strict=True):
         for row in table[table["domain"] == domain].itertuples():
+            if pd.isna(row.win_rate) and row.system != "actcrs_expert":
+                continue
             win_rate, low, high = (0.5, 0.5, 0.5) if pd.isna(row.win_rate) else (row.win_rate, row.win_rate_low, row.win_rate_high)
             style = {"color": COLOURS.get(row.system), "marker": MARKERS.get(row.system.split("_")[0], "D")}
             bars = {"xerr": [[row.success_rate - row.success_rate_low], [row.success_rate_high - row.success_rate]],
@@ -187,9 +191,19 @@ def plot_cras(table: pd.DataFrame, note: str) -> Figure:
         )
     axes[0].set_ylabel("win rate against ActCRS, expert")
     columns = 2 if len(domains) == 1 else 4
-    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=7, frameon=False, loc="outside upper center", ncols=columns)
-    mark_profile(figure, table["profile"].iloc[0], note)
+    shown = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(shown.values(), shown.keys(), fontsize=7, frameon=False, loc="outside upper center", ncols=columns)
+    unscored = table["win_rate"].isna() & (table["system"] != "actcrs_expert")
+    remarks = [note, _named("unscored, not drawn", table[unscored]), _named("no side preferred in any pair", table[table["undecided"]])]
+    wrapped = [textwrap.fill(text, int(19 * figure.get_figwidth())) for text in remarks if text]  # characters of 7 points to an inch
+    mark_profile(figure, table["profile"].iloc[0], "\n".join(wrapped))
     return figure
+
+
+def _named(words: str, rows: pd.DataFrame) -> str:
+    """Systems with their domains, for a remark; "" if there are none."""
+    systems = ", ".join(f"{row.system} ({row.domain})" for row in rows.itertuples())
+    return f"{words}: {systems}" if systems else ""
 
 
 def plot_damage(table: pd.DataFrame, profile: str) -> Figure:

@@ -59,12 +59,13 @@ def simulation_table(played: Played, profile: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _cell(row: pd.Series, name: str) -> str:
-    """A value with its interval in one cell."""
-    low, high = row[f"{name}_low"], row[f"{name}_high"]
+def _cell(row: pd.Series, name: str, digits: int = 2, missing: str = "unscored") -> str:
+    """A value with its interval, and with its n where that is not the row's, e.g. "0.53 [0.43, 0.63] n=98"."""
     if pd.isna(row[name]):
-        return "unscored"
-    return f"{row[name]:.2f}" + ("" if pd.isna(low) else f" [{low:.2f}, {high:.2f}]")
+        return missing
+    low, high, n = (row[f"{name}_{end}"] for end in ("low", "high", "n"))
+    interval = "" if pd.isna(low) else f" [{low:.{digits}f}, {high:.{digits}f}]"
+    return f"{row[name]:.{digits}f}{interval}" + ("" if n == row["n"] else f" n={n:.0f}")
 
 
 def short_simulation_table(table: pd.DataFrame) -> pd.DataFrame:
@@ -91,7 +92,7 @@ def short_simulation_table(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def short_cra_table(table: pd.DataFrame) -> pd.DataFrame:
-    """`cra_table` for reading: intervals in the cell, the paper's value beside it."""
+    """`cra_table` for reading: intervals in the cell, with n where it is not the row's; the paper's value beside it."""
     return pd.DataFrame(
         [
             {
@@ -99,18 +100,23 @@ def short_cra_table(table: pd.DataFrame) -> pd.DataFrame:
                 "system": row["system"],
                 "n": row["n"],
                 "failed": row["failed"],
+                "leaks": row["leaks"],
                 "SR": _cell(row, "success_rate"),
                 "SR paper": row["paper_SR"],
                 "R": _cell(row, "recall"),
                 "R paper": row["paper_R"],
-                "WR": "" if pd.isna(row["win_rate"]) else _cell(row, "win_rate"),
+                "WR": _cell(row, "win_rate") if row["win_rate_n"] or row["unscored_pairs"] else "",
                 "WR paper": row["paper_WR"],
+                "ties": "" if pd.isna(row["ties"]) else int(row["ties"]),
+                "undecided": row["undecided"],
+                "unscored": row["unscored_pairs"],
                 "flips": row["flips"],
                 "first shown": row["first_shown"],
-                "calls/dialogue": round(row["calls_per_dialogue"], 1),
-                "calls/turn": None if pd.isna(row["calls_per_turn"]) else round(row["calls_per_turn"], 2),
+                "calls/dialogue": _cell(row, "calls_per_dialogue", 1),
+                "calls/turn": _cell(row, "calls_per_turn", missing=""),
                 "queries/turn": None if pd.isna(row["queries_per_turn"]) else round(row["queries_per_turn"], 2),
                 "paper calls": row["paper_calls"],
+                "s/dialogue": None if pd.isna(row["seconds_per_dialogue"]) else round(row["seconds_per_dialogue"]),
             }
             for _, row in table.iterrows()
         ]
@@ -153,6 +159,13 @@ def diversity_table(summaries: Mapping[tuple[Domain, str], DiversitySummary], pr
     return pd.DataFrame(rows)
 
 
+COMPARISON_COLUMNS = [
+    *("system", "baseline"),
+    *(f"{name}{part}" for name in ("system_mean", "baseline_mean", "difference") for part in ("", "_low", "_high", "_n")),
+    *("higher", "lower", "unscored", "not_shared", "groups", "p_value", "p_holm", "p_exact"),
+]
+
+
 def comparison_table(rows: Sequence[Comparison]) -> pd.DataFrame:
     """Each system against the baseline on the tasks that both have a value of, with 95% intervals and Holm-adjusted p values."""
     return pd.DataFrame(
@@ -173,5 +186,6 @@ def comparison_table(rows: Sequence[Comparison]) -> pd.DataFrame:
                 "p_exact": row.paired.exact,
             }
             for row in rows
-        ]
+        ],
+        columns=COMPARISON_COLUMNS,
     )

@@ -9,7 +9,9 @@ from ..core.artifacts import append_jsonl, load_resumable, write_jsonl
 from ..core.concurrency import map_bounded
 from ..core.errors import EndpointError
 from ..core.schema import Verdict
-from .judges import Judge, Pair
+from .judges import DIMENSIONS, Judge, Pair
+from .judges.base import sign
+from .transcripts import Transcript
 
 MAX_FAILED_IN_A_ROW = 5
 
@@ -53,6 +55,34 @@ async def judge_pairs(
     rows = [verdict for pair in pairs for verdict in done[pair[0].task_id]]
     if path:
         write_jsonl(path, [*rows, *others])
+    return rows
+
+
+def question_share(transcript: Transcript) -> float:
+    """Share of the agent's replies that end in a question mark; the transcript holds at least one reply."""
+    return sum(reply.rstrip().endswith("?") for reply in transcript.replies) / len(transcript.replies)
+
+
+def rule_verdicts(pairs: Sequence[Pair], *, first: str, second: str) -> list[Verdict]:
+    """What a rule without any model makes of the pairs: more questions win. A judge that does no better has read nothing else.
+
+    Args:
+        pairs: As for `judge_pairs`.
+        first: Name of the first system; `second` likewise.
+
+    Returns:
+        One verdict a pair, each dialogue by itself, the same in every dimension.
+    """
+    rows = []
+    for pair in pairs:
+        row = Verdict(task_id=pair[0].task_id, first=first, second=second, shown_first="apart", config="rule")
+        if all(transcript.replies for transcript in pair):
+            shares = question_share(pair[0]), question_share(pair[1])
+            row.measures = dict.fromkeys(DIMENSIONS, shares)
+            row.scores = dict.fromkeys(DIMENSIONS, sign(shares[0] - shares[1]))
+        else:
+            row.error = "a dialogue holds no reply of the agent"
+        rows.append(row)
     return rows
 
 

@@ -124,6 +124,11 @@ def win_rate(verdicts: Sequence[Verdict], *, dimension: str = "final") -> WinRat
     )
 
 
+def outcomes(verdicts: Sequence[Verdict], *, dimension: str = "final") -> dict[str, float | None]:
+    """`outcome` of every pair by task, for comparisons on the same tasks."""
+    return {pair[0].task_id: outcome(pair, dimension) for pair in group_pairs(verdicts)}
+
+
 def win_rate_json(verdicts: Sequence[Verdict]) -> dict:
     """What `ecpo judge --json` prints: n pairs, unscored ones, and per dimension the first system's win rate."""
     rows = {name: win_rate(verdicts, dimension=name) for name in DIMENSIONS}

@@ -6,7 +6,16 @@ import pandas as pd
 import pytest
 
 from ecpo_utils.core.schema import Action, Item, Persona, Step, Trajectory, Turn, Usage, Verdict
-from ecpo_utils.evaluate.cra_table import agent_calls, backbone_win_rates, cra_table, num_queries, num_replies, success_comparisons
+from ecpo_utils.evaluate.comparison import holm
+from ecpo_utils.evaluate.cra_table import (
+    agent_calls,
+    backbone_win_rates,
+    cra_table,
+    num_queries,
+    num_replies,
+    success_comparisons,
+    system_comparisons,
+)
 from ecpo_utils.evaluate.figures import plot_cras
 from ecpo_utils.evaluate.tables import short_cra_table
 from ecpo_utils.judging import framework_comparisons
@@ -86,10 +95,81 @@ def test_success_is_compared_on_the_same_tasks(played):
     assert set(rows["domain"]) == {"book"}
 
 
+def test_wins_and_recall_are_compared_like_success_the_yardstick_wins_half(played, judged):
+    rows = system_comparisons(played, judged, "actcrs_expert", seed=0).set_index(["measure", "system"])
+    win = rows.loc[("win", "chatrec_base")]
+    assert (win["system_mean"], win["baseline_mean"], win["difference"]) == (0.25, 0.5, -0.25)
+    assert (win["higher"], win["lower"], win["unscored"]) == (1, 3, 0)
+    assert win["p_value"] == pytest.approx(0.625)  # of four users three lose: 2 (1 + 4) / 2^4
+    assert rows.loc[("recall", "chatrec_base"), "difference"] == 0
+    assert set(rows.index.get_level_values("measure")) == {"success", "recall", "win"}
+
+
+def test_tasks_needed_by_the_measured_split(played, judged):
+    rows = system_comparisons(played, judged, "actcrs_expert", seed=0).set_index(["measure", "system"])
+    assert rows.loc[("success", "chatrec_base"), "tasks_needed"] == 9  # 3 of 4 tasks lost, none won
+    assert math.isnan(rows.loc[("success", "chatrec_expert"), "tasks_needed"])  # no difference to see
+
+
+def test_one_family_of_comparisons_per_measure_over_all_domains(played, judged):
+    both = system_comparisons({**played, "game": played["book"]}, {**judged, "game": judged["book"]}, "actcrs_expert", seed=0)
+    assert list(dict.fromkeys(both["domain"])) == ["book", "game"]
+    for _, family in both.groupby("measure"):
+        assert len(family) == 6 and family["p_holm"].tolist() == holm(family["p_value"].tolist())
+
+
+def test_tasks_of_one_user_are_one_group_and_released_tasks_stand_alone(played, judged):
+    def renamed(name):
+        systems = played["book"].items()
+        return {"book": {s: [row.model_copy(update={"task_id": name(i)}) for i, row in enumerate(rows)] for s, rows in systems}}
+
+    assert set(success_comparisons(renamed(lambda i: f"book/u{i // 2}/{i}"), "actcrs_expert", seed=0)["groups"]) == {2}
+    assert set(success_comparisons(renamed(lambda i: f"book/{i}"), "actcrs_expert", seed=0)["groups"]) == {4}
+
+
+def test_unjudged_pairs_are_unscored_and_without_the_baseline_there_is_nothing_to_compare(played):
+    win = system_comparisons(played, {}, "actcrs_expert", seed=0, measures=("win",))
+    assert set(win["unscored"]) == {4} and win["p_holm"].isna().all()
+    del played["book"]["actcrs_expert"]
+    empty = system_comparisons(played, {}, "actcrs_expert", seed=0)
+    assert len(empty) == 0 and list(empty.columns) == list(win.columns)
+
+
 def test_backbones_are_held_against_their_own_framework(judged):
     rows = backbone_win_rates(judged)
     assert sorted(zip(rows["system"], rows["against"], rows["win_rate"], rows["paper_WR"], strict=True)) == [
         ("actcrs_base", "actcrs_expert", 0.25, 0.28), ("chatrec_base", "chatrec_expert", 0.25, 0.11)]  # fmt: skip
+
+
+@pytest.fixture
+def table(played, judged):
+    """Four tasks: of the small ActCRS all pairs are ties, of the small ChatRec none is scored, of ChatRec one is not."""
+    rows = judged["book"]
+    rows["actcrs_base", "actcrs_expert"] = [verdict(t, "actcrs_base", "actcrs_expert", 0.5) for t in range(4)]
+    for row in [*rows["chatrec_base", "actcrs_expert"], rows["chatrec_expert", "actcrs_expert"][3]]:
+        row.scores, row.measures, row.error = {}, None, "ParseError: rubbish"
+    return cra_table(played, judged, "cpu")
+
+
+def test_ties_undecided_and_unscored_pairs_stand_beside_the_win_rate(table):
+    rows = table.set_index("system")
+    assert rows.loc["actcrs_base", ["win_rate", "ties", "undecided", "unscored_pairs"]].tolist() == [0.5, 4, True, 0]
+    assert rows.loc["chatrec_expert", ["ties", "undecided", "unscored_pairs"]].tolist() == [0, False, 1]
+    short = short_cra_table(table).set_index("system")
+    assert short.loc["chatrec_expert", "WR"].endswith("n=3") and short.loc["chatrec_base", "WR"] == "unscored"
+    assert short["unscored"].tolist() == [1, 0, 4, 0] and short["leaks"].tolist() == [0] * 4 and short["s/dialogue"].tolist() == [10] * 4
+    assert short.loc["actcrs_base", ["ties", "undecided"]].tolist() == [4, True]
+
+
+def test_only_the_yardstick_is_drawn_without_a_win_rate(table):
+    figure = plot_cras(table, "reliable " * 60)
+    drawn = [tuple(offset) for dots in figure.axes[0].collections for offset in getattr(dots, "get_offsets", list)() if len(offset) == 2]
+    assert (0.0, 0.5) in drawn and (0.75, 0.5) in drawn  # the small ActCRS, all ties, and the yardstick
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert sorted(labels) == ["ActCRS, expert", "ActCRS, small backbone", "ChatRec, expert"]
+    note = figure.texts[-1].get_text()
+    assert "unscored, not drawn: chatrec_base (book)" in note and "no side preferred in any pair: actcrs_base (book)" in note
+    assert max(map(len, note.split("\n"))) <= 19 * figure.get_figwidth()
 
 
 def test_table_for_reading_and_figure(played, judged, tmp_path):

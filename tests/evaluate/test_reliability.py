@@ -1,14 +1,27 @@
 """Planted flaws of graded severity, and what the judge's verdicts on known orders come to."""
 
+import pandas as pd
 import pytest
 
 from ecpo_utils.core.schema import Verdict
 from ecpo_utils.dialogue.agents.base import SYSTEM_ERROR
+from ecpo_utils.evaluate.comparison import rank_correlation
 from ecpo_utils.evaluate.damage import FLAWS, SEVERITIES, damage
 from ecpo_utils.evaluate.figures import plot_damage
 from ecpo_utils.evaluate.paper import paper_results
-from ecpo_utils.evaluate.reliability import correlation_table, damage_table, released_correlations, released_table, reliability_note
+from ecpo_utils.evaluate.reliability import (
+    cannot_tell,
+    correlation_table,
+    damage_table,
+    released_correlations,
+    released_table,
+    released_user,
+    reliability_note,
+)
+from ecpo_utils.evaluate.statistics import proportion
 from ecpo_utils.evaluate.transcripts import Transcript
+from ecpo_utils.evaluate.verdicts import question_share, rule_verdicts
+from ecpo_utils.evaluate.win_rates import win_rate
 
 DIMENSIONS = ("flexibility", "coherence", "guidance", "final")
 
@@ -81,7 +94,87 @@ def test_released_systems_stand_beside_the_published_order():
     found = released_correlations({"whole": logs})
     assert found["whole"].rho.value == pytest.approx(1.0)
     assert correlation_table(found, "quick").loc[0, "rho"] == pytest.approx(1.0)
-    assert "rho 1.00 (whole dialogues)" in reliability_note(damage_table({}, "quick"), found)
+    note = reliability_note(damage_table({}, "quick"), found)
+    assert note.startswith("rho 1.00 [0.") and note.endswith("p 0.017, 5 released systems, 4 tasks (whole dialogues)")
+
+
+def test_two_personas_of_one_released_user_are_one_group():
+    assert [released_user(f"user {row} item 0") for row in (0, 1, 2, 99)] == ["0", "0", "1", "49"]
+    wins = {"actcrs_ecpo": (0, 1, 2, 3, 4, 5, 6, 7), "actcrs_sgpt": (0, 1, 2, 3, 4, 5), "react_gpt": (2, 3, 6, 7), "chatrec_gpt": (4, 5)}
+    logs = {name: [verdict(f"user {i} item 0", 0.9 if i in won else 0.1, name) for i in range(10)] for name, won in wins.items()}
+    values = {name: {f"user {i} item 0": float(i in won) for i in range(10)} for name, won in wins.items()}
+    users, published = {f"user {i} item 0": str(i // 2) for i in range(10)}, paper_results()["released_book_win_rates"]
+    found = released_correlations({"whole": logs})["whole"]
+    assert found == rank_correlation(values, published, groups=users)
+    assert found.rho != rank_correlation(values, published).rho
+
+
+def test_logs_without_a_published_win_rate_have_no_correlation():
+    logs = {"mine": [verdict("user 1 item 0", 0.9, "mine")]}
+    assert released_correlations({"whole": logs}) == {} and len(released_table({"whole": logs}, "cpu")) == 1
+
+
+def judged_rows(wins, ties, losses):
+    return [verdict(f"t{i}", value) for i, value in enumerate([0.9] * wins + [0.5] * ties + [0.1] * losses)]
+
+
+@pytest.fixture
+def damaged():
+    """What the judge sees, half sees, finds all alike, gets wrong, and was not asked."""
+    cases = {("none", "none"): (0, 9, 0), ("repetition", "all"): (20, 0, 0), ("repetition", "one"): (6, 8, 6),
+             ("irrelevant", "one"): (0, 20, 0), ("no_guidance", "one"): (1, 0, 19), ("no_guidance", "half"): (0, 0, 0)}  # fmt: skip
+    return damage_table({case: judged_rows(*counts) for case, counts in cases.items()}, "cpu")
+
+
+def test_note_counts_wins_not_ties_and_names_what_the_judge_cannot_tell(damaged):
+    note = reliability_note(damaged, {})
+    one, everything = proportion(7, 60), proportion(20, 20)
+    assert f"7 of 60 pairs with one reply damaged [{one.low:.2f}, {one.high:.2f}]" in note
+    assert f"20 of 20 pairs with all of them [{everything.low:.2f}, 1.00]" in note and "half" not in note
+    assert "cannot tell: repetition (one), irrelevant (one)" in note and "prefers the damaged one: no_guidance (one)" in note
+
+
+def test_undecided_is_marked_but_for_a_dialogue_against_itself(damaged):
+    rows = damaged.set_index(["flaw", "severity"])
+    assert rows["undecided"].tolist() == [False, False, False, True, False, False]
+    assert rows["ties"].tolist() == [9, 0, 8, 20, 0, 0] and rows["wins"].tolist() == [0, 20, 6, 0, 1, 0]
+
+
+def test_table_of_what_cannot_be_told_apart(damaged):
+    shares = {"actcrs_ecpo": 38, "react_gpt": 20, "actcrs_llama": 18, "chatrec_gpt": 1}
+    logs = {name: [verdict(f"t{i}", 0.9 if i < wins else 0.1, name) for i in range(40)] for name, wins in shares.items()}
+    found = cannot_tell(damaged, released_table({"whole": logs}, "cpu"))
+    assert found[["one", "other", "why"]].values.tolist() == [
+        ["original", "repetition (one)", "interval holds 0.5"],
+        ["original", "irrelevant (one)", "interval holds 0.5"],
+        ["original", "no_guidance (one)", "prefers the damaged one"],
+        ["react_gpt", "actcrs_llama", "intervals overlap"],
+    ]
+    assert len(cannot_tell(damaged, pd.DataFrame([]))) == 3 and cannot_tell(pd.DataFrame([]), pd.DataFrame([])).empty
+
+
+def test_rule_counts_replies_that_end_in_a_question_mark():
+    assert question_share(talk("t", "Calm or fast? ", "Try Emma. Why not?", "Is it? Yes.", "Bye.")) == 0.5
+    pairs = [(talk("t", "Calm?"), talk("t", "Calm.")), (talk("u", "A?", "B."), talk("u", "C.", "D?")), (talk("v", "A?"), talk("v", " "))]
+    rows = rule_verdicts(pairs, first="x", second="expert")
+    found = win_rate(rows)
+    assert (found.wins, found.ties, found.num_unscored, found.flips.value) == (1, 1, 1, None)
+    assert rows[0].measures == dict.fromkeys(DIMENSIONS, (1.0, 0.0)) and rows[2].error == "a dialogue holds no reply of the agent"
+
+
+def test_the_rule_is_a_form_beside_whole_and_cut():
+    logs = {name: judged_rows(wins, 0, 4 - wins) for name, wins in (("actcrs_ecpo", 3), ("react_gpt", 2), ("chatrec_gpt", 1))}
+    forms = dict.fromkeys(("whole", "cut", "rule"), logs)
+    assert released_table(forms, "cpu")["dialogues"].unique().tolist() == ["whole", "cut", "rule"]
+    found = released_correlations(forms)
+    assert correlation_table(found, "cpu")["dialogues"].tolist() == ["whole", "cut", "rule"]
+    assert "(a rule without a model)" in reliability_note(pd.DataFrame([]), found)
+
+
+def test_damage_table_shows_what_the_rule_prefers():
+    case = ("no_guidance", "all")
+    table = damage_table({case: judged_rows(1, 0, 3)}, "cpu", {case: judged_rows(4, 0, 0)})
+    assert table.loc[0, ["original_preferred", "rule_preferred", "rule_preferred_n"]].tolist() == [0.25, 1.0, 4]
 
 
 def test_nothing_checked_is_said():

@@ -289,7 +289,7 @@ def test_json_by_hand():
     low, high = wilson(2.5 / 3, 3)
     assert found["final"] == {
         "win_rate": pytest.approx(2.5 / 3), "low": pytest.approx(low), "high": pytest.approx(high), "wins": 2, "ties": 1, "losses": 0,
-        "flips": pytest.approx(2 / 3), "first_shown": pytest.approx(5 / 6),
+        "flips": pytest.approx(2 / 3), "first_shown": pytest.approx(5 / 6), "undecided": False,
     }  # fmt: skip
     assert (found["guidance"]["win_rate"], found["guidance"]["losses"], found["guidance"]["first_shown"]) == (0.0, 3, 0.5)
 
