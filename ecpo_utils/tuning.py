@@ -8,28 +8,30 @@ from typing import Literal
 
 import pandas as pd
 
-from .core.artifacts import load_jsonl, write_jsonl
+from .core.artifacts import load_jsonl, write_jsonl, write_text
 from .core.errors import ParamsError
 from .core.schema import Domain, Item, PreferencePair, Rewrite, SFTExample, Task, Trajectory, Verdict
 from .dialogue.agents.actions import parse_action
 from .dialogue.agents.base import SYSTEM_ERROR
+from .dialogue.confirmation import Confirmer
+from .dialogue.retrieval import Embedder
 from .evaluate.cases import Case
 from .evaluate.statistics import mean, proportion
 from .evaluate.tables import rate_columns
 from .evaluate.transcripts import Transcript
 from .evaluate.verdicts import judge_pairs
 from .judging import EXPERT, open_judge, sample_tasks
-from .method.divergence import compare_policies
+from .method.divergence import PairDivergence, compare_policies
 from .method.export import export_model, export_sharegpt, export_trl
 from .method.rewriting import build_pairs, rewrite_turns
-from .method.sgpt import build_sft_examples, split_by_user
+from .method.sgpt import build_sft_examples, draw_validation_users, split_by_user
 from .method.training import TrainingSet, load_history, train_adapter
 from .run import Run
 from .simulation import Entry, Played, find_adapter, play
 
 SGPT = "actcrs_sgpt"
 ZERO_SHOT = {"few_shot": False}
-MAX_COMPARED = 20  # pairs on which policies are compared, those of the validation users first
+MAX_COMPARED = 20  # pairs on which policies are compared
 # the tuned agents: name of the system and of its adapter; all run zero-shot (quirk Q29)
 TUNED = {SGPT: "sgpt", "actcrs_ecpo": "dpo", "actcrs_kto": "kto", "actcrs_simpo": "simpo"}
 
@@ -73,7 +75,7 @@ def build_sgpt_sets(run: Run, played: Played) -> dict[Domain, TrainingSet]:
 
 def load_sgpt_sets(run: Run) -> dict[Domain, TrainingSet]:
     """The examples that notebook 06 wrote, validation by user."""
-    return {domain: _split(run, domain, "sgpt", _load_examples(run, domain)) for domain in domains_to_tune(run)}
+    return {domain: _split(run, domain, _load_examples(run, domain)) for domain in domains_to_tune(run)}
 
 
 def train_sgpt(run: Run, sets: Mapping[Domain, TrainingSet]) -> dict[Domain, Path]:
@@ -83,13 +85,15 @@ def train_sgpt(run: Run, sets: Mapping[Domain, TrainingSet]) -> dict[Domain, Pat
 
 async def rewrite_replies(run: Run, played: Played) -> dict[Domain, list[Rewrite]]:
     """Unsatisfactory replies of the SGPT agent, rewritten; writes `rewrites/sgpt.jsonl` and `pairs/sgpt.jsonl`."""
-    found = {}
-    async with run.clients("rewriter") as clients:
+    found, verify = {}, run.params.verify_rewrites
+    async with run.clients("rewriter", *(["simulator"] if verify else [])) as clients:
+        confirmer = Confirmer(clients["simulator"], Embedder(run.params.embedder), run.params.simulator_mode) if verify else None
         for domain, systems in played.items():
             items = {item.item_id: item for item in load_jsonl(run.need(run.paths.items(domain), "01_environment"), Item)}
             rows = [row for each in systems.values() for row in each]
             path = run.paths.rewrites(domain, "sgpt")
-            found[domain] = await rewrite_turns(rows, clients["rewriter"], items, threshold=run.params.satisfaction_threshold, path=path)
+            options = {"threshold": run.params.satisfaction_threshold, "path": path, "confirmer": confirmer}
+            found[domain] = await rewrite_turns(rows, clients["rewriter"], items, **options)
             write_jsonl(run.paths.pairs(domain, "sgpt"), build_pairs(found[domain]))
     return found
 
@@ -110,7 +114,7 @@ async def judge_rewrites(run: Run, played: Played, rewrites: Mapping[Domain, Seq
 def load_preference_sets(run: Run) -> dict[Domain, TrainingSet]:
     """The pairs that notebook 08 wrote, validation by user."""
     pairs = {d: load_jsonl(run.need(run.paths.pairs(d, "sgpt"), "08_rewriting"), PreferencePair) for d in domains_to_tune(run)}
-    return {domain: _split(run, domain, "ecpo", rows) for domain, rows in pairs.items()}
+    return {domain: _split(run, domain, rows) for domain, rows in pairs.items()}
 
 
 def train_preferences(run: Run, sets: Mapping[Domain, TrainingSet]) -> dict[Domain, dict[str, Path]]:
@@ -125,21 +129,38 @@ def train_preferences(run: Run, sets: Mapping[Domain, TrainingSet]) -> dict[Doma
 
 
 def measure_divergence(run: Run, sets: Mapping[Domain, TrainingSet], adapters: Mapping[Domain, Mapping[str, Path]]) -> pd.DataFrame:
-    """Every preference adapter against the SGPT adapter on the first pairs: KL per token, margin, share of pairs with a positive one."""
-    rows = []
+    """Every preference adapter against the SGPT adapter: KL per token, margin, share of pairs with a positive one.
+
+    On the first pairs that it was trained on, and on those of the validation users. Writes `divergence.jsonl`.
+    """
+    tables = []
     for domain, paths in adapters.items():
-        pairs = [*sets[domain].validation, *sets[domain].train][:MAX_COMPARED]
+        rows = []
         for method, path in paths.items():
-            found = compare_policies(run.params.cra.model, path, find_adapter(run, domain, "sgpt"), pairs)
-            rows.append(
-                {"domain": domain, "method": method, "profile": run.label, "pairs": len(found)}
-                | rate_columns("kl_per_token", mean(each.kl_per_token for each in found))
-                | rate_columns("margin", mean(each.margin for each in found))
-                | rate_columns("chosen_preferred", proportion(sum(each.margin > 0 for each in found), len(found)))
-                | {"chosen_tokens": sum(each.chosen_tokens for each in found) / len(found)}
-                | {"rejected_tokens": sum(each.rejected_tokens for each in found) / len(found)}
-            )
-    return pd.DataFrame(rows)
+            for users in ("train", "validation"):
+                if pairs := getattr(sets[domain], users)[:MAX_COMPARED]:
+                    found = compare_policies(run.params.cra.model, path, find_adapter(run, domain, "sgpt"), pairs)
+                    rows.append({"domain": domain, "method": method, "profile": run.label, "users": users} | _divergence(found))
+        tables.append(pd.DataFrame(rows))
+        write_text(run.paths.divergence(domain), tables[-1].to_json(orient="records", lines=True))
+    return pd.concat(tables, ignore_index=True)
+
+
+def load_divergence(run: Run) -> pd.DataFrame:
+    """What `measure_divergence` found."""
+    paths = [run.need(run.paths.divergence(domain), "09_preference_optimization") for domain in domains_to_tune(run)]
+    return pd.concat([pd.read_json(path, lines=True) for path in paths], ignore_index=True)
+
+
+def _divergence(found: Sequence[PairDivergence]) -> dict:
+    return {
+        "pairs": len(found),
+        **rate_columns("kl_per_token", mean(each.kl_per_token for each in found)),
+        **rate_columns("margin", mean(each.margin for each in found)),
+        **rate_columns("chosen_preferred", proportion(sum(each.margin > 0 for each in found), len(found))),
+        "chosen_tokens": sum(each.chosen_tokens for each in found) / len(found),
+        "rejected_tokens": sum(each.rejected_tokens for each in found) / len(found),
+    }
 
 
 async def play_main(run: Run) -> Played:
@@ -223,10 +244,12 @@ def _load_examples(run: Run, domain: Domain) -> list[SFTExample]:
     return load_jsonl(run.need(run.paths.examples(domain, "sgpt"), "06_sgpt"), SFTExample)
 
 
-def _split(run: Run, domain: Domain, split: str, rows: Sequence[SFTExample | PreferencePair]) -> TrainingSet:
-    tasks = load_jsonl(run.need(run.paths.tasks(domain, split), "02_persona_diversity"), Task)
-    users = {task.task_id: task.user_id for task in tasks}
-    return TrainingSet(*split_by_user(rows, users, share=run.params.validation_share, seed=run.params.seed))
+def _split(run: Run, domain: Domain, rows: Sequence[SFTExample | PreferencePair]) -> TrainingSet:
+    """SGPT and the preference methods hold out the same users."""
+    paths = [run.need(run.paths.tasks(domain, split), "02_persona_diversity") for split in ("sgpt", "ecpo")]
+    users = {task.task_id: task.user_id for path in paths for task in load_jsonl(path, Task)}
+    held_out = draw_validation_users(set(users.values()), share=run.params.validation_share, seed=run.params.seed)
+    return TrainingSet(*split_by_user(rows, users, held_out))
 
 
 def _endings(row: Trajectory, record: Rewrite) -> tuple[Transcript, Transcript]:

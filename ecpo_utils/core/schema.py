@@ -167,7 +167,9 @@ class Rewrite(Record):
         original: The action as the agent wrote it; `rewritten` the rewriter's, in the same form.
         thought: What the rewriter said should change.
         score: r_t of the original; `reason` is CONF_t.
+        score_after: r_t of the rewrite in the same place, None where it was not asked for or is unscored.
         dropped: Why this makes no preference pair, None if it does.
+        config: Digest of everything else that decides the rewrite; rows of another config are not reused.
         kept_words: Share of words of original and rewrite that are the same, in order, 0-1; None where nothing was read.
     """
 
@@ -179,7 +181,9 @@ class Rewrite(Record):
     thought: str = ""
     score: int
     reason: str
+    score_after: int | None = None
     dropped: str | None = None
+    config: str = ""
     kept_words: float | None = None
     usage: dict[str, Usage] = {}
 

@@ -23,13 +23,14 @@ TRAINING_CURVES = ("loss", "eval_loss", "rewards/margins", "rewards/accuracies",
 
 
 def valid_action_share(rows: Sequence[Trajectory]) -> Rate:
-    """Mean over dialogues of the share of an agent's actions that could be read at the first attempt."""
+    """Mean over dialogues of the share of an agent's actions that could be read at the first attempt; its own error notice is none."""
     return mean(_valid_share(row) for row in rows)
 
 
 def _valid_share(row: Trajectory) -> float | None:
     steps = [step for turn in row.turns for step in turn.steps if step.purpose == "action"]
-    return sum(step.attempts == 1 and not step.is_unusable for step in steps) / len(steps) if steps else None
+    valid = [step.attempts == 1 and not step.is_unusable and step.action.argument != SYSTEM_ERROR for step in steps]
+    return sum(valid) / len(valid) if valid else None
 
 
 def reply_words(rows: Sequence[Trajectory]) -> Rate:
@@ -124,7 +125,10 @@ def rewrite_table(rewrites: Mapping[Domain, Sequence[Rewrite]], profile: str) ->
                 "pairs": len(kept),
                 **{f"dropped: {reason}": number for reason, number in sorted(drops.items())},
                 **rate_columns("kept_words", mean(record.kept_words for record in kept)),
+                **rate_columns("score_before", mean(record.score for record in kept)),
+                **rate_columns("score_after", mean(record.score_after for record in kept)),
                 **rate_columns("same_action", proportion(sum(map(_same_type, kept)), len(kept)) if kept else None),
+                **{f"action {before} to {after}": number for (before, after), number in sorted(Counter(map(_types, kept)).items())},
                 "words_before": _mean_words(record.original for record in kept),
                 "words_after": _mean_words(record.rewritten for record in kept),
             }
@@ -132,8 +136,13 @@ def rewrite_table(rewrites: Mapping[Domain, Sequence[Rewrite]], profile: str) ->
     return pd.DataFrame(rows)
 
 
+def _types(record: Rewrite) -> tuple[str, str]:
+    return parse_action(record.original).type, parse_action(record.rewritten).type
+
+
 def _same_type(record: Rewrite) -> bool:
-    return parse_action(record.original).type == parse_action(record.rewritten).type
+    before, after = _types(record)
+    return before == after
 
 
 def _mean_words(texts: Iterable[str]) -> float | None:

@@ -10,8 +10,30 @@ import numpy as np
 from ..core.artifacts import sha256_file
 from ..core.errors import ModelError
 from ..core.paths import cache_root
+from .models import weights_hashes
 
+CARD = "training.json"  # beside an adapter's weights: what it was trained on and how
 PERMUTED = {"llama": ("q_proj", "k_proj")}  # llama.cpp stores these with the two halves of each rotary pair side by side
+
+
+def check_adapter(name: str, adapter: Path) -> None:
+    """Refuse an adapter that is incomplete or was trained on other weights than those of model `name`.
+
+    Raises:
+        ModelError: Says which file, and which weights it wants.
+    """
+    for file in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (adapter / file).is_file():
+            raise ModelError(f"{adapter / file} is missing; train the adapter first, or correct its path")
+    if (adapter / CARD).is_file():
+        card = json.loads((adapter / CARD).read_text(encoding="utf-8"))
+        if card["base_model_files"] != weights_hashes(name):
+            raise ModelError(f"{adapter} was trained on {card['base_model']}, whose weights are not those of {name}; train it anew")
+
+
+def adapter_rank(adapter: Path) -> int:
+    """r of a LoRA adapter."""
+    return int(json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["r"])
 
 
 def gguf_adapter(adapter: Path, base: Path) -> Path:

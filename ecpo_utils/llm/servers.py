@@ -23,13 +23,14 @@ from pathlib import Path
 from ..core.artifacts import digest, sha256_file
 from ..core.errors import ModelError
 from ..core.paths import cache_root
-from .lora import gguf_adapter
+from .lora import adapter_rank, check_adapter, gguf_adapter
 from .models import fetch_model, find_model
 
 logger = logging.getLogger(__name__)
 
 MAX_CONTEXT_TOKENS = 8192  # per slot: a dialogue of five turns with its searches
 SLOTS = 1  # as the CPU profiles ask for, so that `ecpo serve` and a run share a server
+VLLM_LORA_RANKS = (8, 16, 32, 64, 128, 256, 512)  # what `--max-lora-rank` takes
 FULL_DISK_BYTES = 1 << 16
 START_TIMEOUT_S = {"embedded": 120.0, "vllm": 1200.0}
 
@@ -109,6 +110,8 @@ def serving(spec: ServerSpec) -> Iterator[RunningServer]:
     """
     check_loadable(spec)
     weights = fetch_model(spec.model)
+    if spec.adapter:
+        check_adapter(spec.model, Path(spec.adapter))
     folder = spec.folder
     lease_path = folder / "leases" / f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
     with contextlib.ExitStack() as held:
@@ -166,6 +169,8 @@ def _start(spec: ServerSpec, weights: Path) -> RunningServer:
     options = {**spec.__dict__, "weights": str(weights), "folder": str(folder)}
     if spec.adapter and spec.engine == "embedded":
         options["gguf_adapter"] = str(gguf_adapter(Path(spec.adapter), weights))
+    elif spec.adapter:
+        options["lora_rank"] = next(rank for rank in VLLM_LORA_RANKS if rank >= adapter_rank(Path(spec.adapter)))
     logger.info("starting %s for %s", spec.engine, spec.model)
     with open(folder / "server.log", "w") as log:
         process = subprocess.Popen(

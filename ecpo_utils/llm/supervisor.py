@@ -82,7 +82,7 @@ def _start_vllm(options: dict, port: int, key: str) -> subprocess.Popen:
     if options["context_tokens"]:
         command += ["--max-model-len", str(options["context_tokens"])]
     if adapter := options["adapter"]:
-        command += ["--enable-lora", "--lora-modules", f"{Path(adapter).name}={adapter}"]
+        command += ["--enable-lora", "--max-lora-rank", str(options["lora_rank"]), "--lora-modules", f"{Path(adapter).name}={adapter}"]
     return subprocess.Popen(command, env={**os.environ, "VLLM_API_KEY": key}, preexec_fn=_die_with_parent)
 
 

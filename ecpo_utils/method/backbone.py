@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.errors import TrainingError
 from ..core.params import Params
-from ..llm.models import fetch_model, find_model, weights_hashes
+from ..llm.lora import check_adapter
+from ..llm.models import fetch_model, find_model
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-CARD = "training.json"  # beside an adapter's weights: what it was trained on and how
 
 
 def load_backbone(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -65,7 +63,8 @@ def load_adapter(model: PreTrainedModel, name: str, adapter: Path, *, trainable:
         trainable: Whether training goes on.
 
     Raises:
-        TrainingError: If there is no adapter, or it belongs to other weights.
+        ModelError: If there is no adapter, or it belongs to other weights.
+        TrainingError: If it does not fit the backbone.
     """
     from peft import PeftModel
 
@@ -74,18 +73,3 @@ def load_adapter(model: PreTrainedModel, name: str, adapter: Path, *, trainable:
         return PeftModel.from_pretrained(model, str(adapter), is_trainable=trainable)
     except (RuntimeError, ValueError, KeyError) as error:
         raise TrainingError(f"{adapter} does not fit {name}: {' '.join(str(error).split())[:200]}") from None
-
-
-def check_adapter(name: str, adapter: Path) -> None:
-    """Refuse an adapter that is incomplete or was trained on other weights than `name`'s.
-
-    Raises:
-        TrainingError: Says which file, and which weights it wants.
-    """
-    for file in ("adapter_config.json", "adapter_model.safetensors"):
-        if not (adapter / file).is_file():
-            raise TrainingError(f"{adapter / file} is missing; train the adapter first, or correct its path")
-    if (adapter / CARD).is_file():
-        card = json.loads((adapter / CARD).read_text(encoding="utf-8"))
-        if card["base_model_files"] != weights_hashes(name):
-            raise TrainingError(f"{adapter} was trained on {card['base_model']}, whose weights are not those of {name}; train it anew")

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.schema import Message, PreferencePair
-from .backbone import check_adapter, load_adapter, load_backbone
+from ..llm.lora import check_adapter
+from .backbone import load_adapter, load_backbone
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +43,8 @@ def compare_policies(name: str, adapter: Path, reference: Path, pairs: Sequence[
         pairs: States with chosen and rejected replies.
 
     Raises:
-        TrainingError: If an adapter is missing or does not fit the backbone.
+        ModelError: If an adapter is missing or was trained on other weights.
+        TrainingError: If it does not fit the backbone.
     """
     import torch
 

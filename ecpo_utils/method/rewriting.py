@@ -7,22 +7,28 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..core.artifacts import append_jsonl, load_resumable, write_jsonl
+from ..core.artifacts import append_jsonl, digest, load_resumable, write_jsonl
 from ..core.concurrency import map_bounded
 from ..core.errors import EndpointError, TrainingError
 from ..core.matching import mentions_title, normalise
-from ..core.schema import Item, PreferencePair, Rewrite, Step, Trajectory, Turn
+from ..core.schema import Item, Message, PreferencePair, Rewrite, Step, Trajectory, Turn
 from ..dialogue.agents.actions import parse_action, render_action
 from ..dialogue.agents.base import NOUNS, SYSTEM_ERROR, render_items
+from ..dialogue.confirmation import Confirmer
 from ..dialogue.simulator import echoes
+from ..dialogue.wishes import target_wishes
 from ..llm.client import ChatClient, Meter
-from ..llm.prompts import load_examples, render
+from ..llm.prompts import load_examples, load_prompt, render
 
 REWRITE_TOKENS = 200
 MAX_WORDS = 80  # about as many as an agent may write in one action
 NO_ACTION = "none, the user read an error message"
+APOLOGY = SYSTEM_ERROR.partition(".")[0]
+LENGTHENED = 1.5, 15  # a rewrite may have so many times the words of the original and so many more
 SHORTEST_TITLE = 7  # characters: shorter titles ("It", "Emma") are words of any reply; in quotes they are found all the same
 _ANSWER = re.compile(r"^\s*(?:change\s*:\s*(?P<thought>.*?))?\s*^\s*action\s*:\s*(?P<action>.*)", re.IGNORECASE | re.DOTALL | re.MULTILINE)
+_SENTENCE = re.compile(r"[^.!?]+[.!?]*")
+_NAME = re.compile(r"(?<=[a-z,;] )[A-Z]\w{2,}")  # within a sentence
 _QUOTED = re.compile(r"[\"\u201c]([^\"\u201c\u201d]{2,80})[\"\u201d]")
 
 
@@ -50,7 +56,13 @@ def select_turns(rows: Sequence[Trajectory], threshold: int) -> list[tuple[Traje
 
 
 async def rewrite_turns(
-    rows: Sequence[Trajectory], client: ChatClient, items: Mapping[str, Item], *, threshold: int, path: Path
+    rows: Sequence[Trajectory],
+    client: ChatClient,
+    items: Mapping[str, Item],
+    *,
+    threshold: int,
+    path: Path,
+    confirmer: Confirmer | None = None,
 ) -> list[Rewrite]:
     """Send every unsatisfactory reply to the rewriter and write `path` line by line; resumes.
 
@@ -59,6 +71,9 @@ async def rewrite_turns(
         client: The `rewriter` endpoint.
         items: The database's items by id, for what the agent had found.
         threshold: Lambda, 0-5: turns scored at or under it.
+        path: The records' file.
+        confirmer: Scores each rewrite in its place; one that scores no higher than the original makes no pair. None, as in
+            the paper: every rewrite is taken to be better.
 
     Returns:
         One record per turn, in the order of the dialogues; those that make no pair say why.
@@ -67,17 +82,18 @@ async def rewrite_turns(
         TrainingError: If no turn is scored that low.
         EndpointError: If no further call can succeed; finished records stay.
     """
-    selected = select_turns(rows, threshold)
-    wanted = {(row.task_id, turn.index): _blank(row, turn) for row, turn in selected}
+    selected, config = select_turns(rows, threshold), _config(client, confirmer)
+    wanted = {(row.task_id, turn.index): _blank(row, turn, config) for row, turn in selected}
     old = {(r.task_id, r.turn): r for r in load_resumable(path, Rewrite)}
     done = {key: r for key, r in old.items() if key in wanted and _is_current(r, wanted[key])}
     write_jsonl(path, done.values())
 
     async def one(pair: tuple[Trajectory, Turn]) -> None:
         row, turn = pair
-        record = await rewrite_turn(row, turn, client, items)
+        key = row.task_id, turn.index
+        record = await _rewrite(row, turn, wanted[key], client, items, confirmer)
         append_jsonl(path, record)
-        done[row.task_id, turn.index] = record
+        done[key] = record
 
     waiting = [(row, turn) for row, turn in selected if (row.task_id, turn.index) not in done]
     await map_bounded(one, waiting, limit=client.endpoint.max_concurrency, description="rewriting", unit="reply")
@@ -86,26 +102,58 @@ async def rewrite_turns(
     return records
 
 
-async def rewrite_turn(row: Trajectory, turn: Turn, client: ChatClient, items: Mapping[str, Item]) -> Rewrite:
+def _config(client: ChatClient, confirmer: Confirmer | None) -> str:
+    texts = [load_prompt(name) for name in ("rewrite_system", "rewrite_examples", "rewrite_request")]
+    return digest([client.identity, confirmer and [confirmer.client.identity, confirmer.mode], texts, Path(__file__).read_text("utf-8")])
+
+
+async def _rewrite(
+    row: Trajectory, turn: Turn, record: Rewrite, client: ChatClient, items: Mapping[str, Item], confirmer: Confirmer | None
+) -> Rewrite:
     """One reply and its repair, with the reason why it makes no pair, if so."""
-    record = _blank(row, turn)
     if not record.original.strip():
         return record.model_copy(update={"dropped": "empty original"})
-    seen = _seen_items(row, turn, items)
+    seen, meter = _seen_items(row, turn, items), Meter()
     messages = [
         {"role": "system", "content": render("rewrite_system", noun=NOUNS[row.domain])},
         *load_examples("rewrite_examples"),
         {"role": "user", "content": _request(row, turn, record, seen)},
     ]
-    meter = Meter()
     try:
         answer = await client.complete(messages, max_tokens=REWRITE_TOKENS, meter=meter)
+        found = _read(record, answer.text, row, turn, seen, items)
+        if confirmer and found.dropped is None:
+            found = await _confirmed(found, row, turn, confirmer, meter)
     except EndpointError as error:
         if error.fatal:
             raise
         return record.model_copy(update={"dropped": "endpoint error", "thought": str(error)})
-    record.usage = meter.by_role
-    return _read(record, answer.text, turn.user_message, [item.title for item in seen], [item.title for item in items.values()])
+    return found.model_copy(update={"usage": meter.by_role})
+
+
+async def _confirmed(record: Rewrite, row: Trajectory, turn: Turn, confirmer: Confirmer, meter: Meter) -> Rewrite:
+    """The rewrite with the score that the user gives it in the original's place."""
+    reply = parse_action(record.rewritten).argument
+    confirmation = await confirmer.confirm(
+        wishes=" ".join(target_wishes(row.target)),
+        noun=NOUNS[row.domain],
+        history=[*_spoken(row, turn), {"role": "assistant", "content": reply}],
+        named=mentions_title(reply, row.target.title),
+        meter=meter,
+    )
+    after = confirmation.satisfaction
+    dropped = None if after is not None and after > record.score else "no better score"
+    return record.model_copy(update={"score_after": after, "dropped": dropped})
+
+
+def _spoken(row: Trajectory, turn: Turn) -> list[Message]:
+    """What was said before a reply."""
+    messages: list[Message] = []
+    for each in row.turns[: turn.index + 1]:
+        messages.append({"role": "user", "content": each.user_message})
+        if each.index < turn.index:
+            messages.append({"role": "assistant", "content": each.reply or SYSTEM_ERROR})
+    return messages
 
 
 def build_pairs(records: Sequence[Rewrite]) -> list[PreferencePair]:
@@ -125,7 +173,7 @@ def build_pairs(records: Sequence[Rewrite]) -> list[PreferencePair]:
     ]
 
 
-def _blank(row: Trajectory, turn: Turn) -> Rewrite:
+def _blank(row: Trajectory, turn: Turn, config: str) -> Rewrite:
     step = turn.steps[-1]
     return Rewrite(
         task_id=row.task_id,
@@ -134,6 +182,7 @@ def _blank(row: Trajectory, turn: Turn) -> Rewrite:
         original=_written(step),
         score=turn.confirmation.satisfaction,
         reason=turn.confirmation.reason,
+        config=config,
     )
 
 
@@ -143,8 +192,8 @@ def _written(step: Step) -> str:
 
 
 def _is_current(old: Rewrite, new: Rewrite) -> bool:
-    """Whether a stored record rests on the same state, reply and reason, and is no fault of the endpoint."""
-    same = all(getattr(old, name) == getattr(new, name) for name in ("prompt", "original", "score", "reason"))
+    """Whether a stored record rests on the same state, reply, reason and rules, and is no fault of the endpoint."""
+    same = all(getattr(old, name) == getattr(new, name) for name in ("prompt", "original", "score", "reason", "config"))
     return same and old.dropped != "endpoint error"
 
 
@@ -156,49 +205,68 @@ def _seen_items(row: Trajectory, turn: Turn, items: Mapping[str, Item]) -> list[
 
 
 def _request(row: Trajectory, turn: Turn, record: Rewrite, seen: Sequence[Item]) -> str:
-    spoken = []
-    for each in row.turns[: turn.index + 1]:
-        spoken.append(f"User: {each.user_message}")
-        if each.index < turn.index:
-            spoken.append(f"Agent: {each.reply}")
+    names = {"user": "User", "assistant": "Agent"}
     return render(
         "rewrite_request",
-        conversation="\n".join(spoken),
+        conversation="\n".join(f"{names[m['role']]}: {m['content']}" for m in _spoken(row, turn)),
         found=render_items(seen[:8]) or "none yet",
-        action=NO_ACTION if turn.reply == SYSTEM_ERROR or turn.steps[-1].is_unusable else record.original,
+        action=NO_ACTION if _is_error(turn) else record.original,
         reason=record.reason or "The reply did not satisfy the user.",
     )
 
 
-def _read(record: Rewrite, text: str, user_message: str, seen: Sequence[str], titles: Sequence[str]) -> Rewrite:
+def _is_error(turn: Turn) -> bool:
+    return (turn.reply or "").startswith(APOLOGY) or turn.steps[-1].is_unusable
+
+
+def _read(record: Rewrite, text: str, row: Trajectory, turn: Turn, seen: Sequence[Item], items: Mapping[str, Item]) -> Rewrite:
     """Read an answer and decide whether it makes a pair."""
     match = _ANSWER.search(text)
     action = parse_action(match["action"] if match else text)
-    before = parse_action(record.original)
     rewritten = render_action(action)
-    spoken = " ".join(message["content"] for message in record.prompt if message["role"] == "user")
     changes = {"thought": ((match and match["thought"]) or "").strip(), "rewritten": rewritten}
-    changes["kept_words"] = kept_words(record.original, rewritten)
-    if action.type == "invalid":
-        changes |= {"dropped": "no valid action", "kept_words": None}
-    elif action.type == "search":
-        changes["dropped"] = "a search, which the user never reads"
-    elif rewritten.split() == record.original.split():
-        changes["dropped"] = "unchanged"
-    elif len(action.argument.split()) > MAX_WORDS:
-        changes["dropped"] = "longer than an agent may write"
-    elif action.argument == SYSTEM_ERROR or echoes(normalise(action.argument), normalise(user_message)):
-        changes["dropped"] = "an error message, or the user's own words"
-    elif invents_title(action.argument, seen, titles, spoken):
-        changes["dropped"] = "a title that was never retrieved"
-    elif action.type != before.type and before.type != "invalid" and not _asks_for_another_kind(record.reason):
-        changes["dropped"] = "another kind of action without a reason"
-    return record.model_copy(update=changes)
+    if action.type != "invalid":
+        changes["kept_words"] = kept_words(record.original, rewritten)
+    seen_titles, titles = [item.title for item in seen], [item.title for item in items.values()]
+    spoken = " ".join(message["content"] for message in record.prompt if message["role"] == "user")
+    known = f"{spoken} {record.original} {' '.join(item.title + ' ' + item.description for item in seen)}"
+    faults = {
+        "no valid action": action.type == "invalid",
+        "a search, which the user never reads": action.type == "search",
+        "unchanged": rewritten.split() == record.original.split(),
+        "longer than an agent may write": len(action.argument.split()) > MAX_WORDS,
+        "an error message, or the user's own words": APOLOGY in action.argument or _echoes_user(action.argument, _spoken(row, turn)),
+        "a title that was never retrieved": invents_title(action.argument, seen_titles, titles, spoken),
+        "facts that only the reason holds": bool(unsaid_names(action.argument, record.reason, known)),
+        "the target is not named any more": mentions_title(record.original, row.target.title)
+        and not mentions_title(action.argument, row.target.title),
+        "another kind of action without a reason": not _may_be(action.type, row, turn),
+        "much longer": not _is_error(turn) and len(rewritten.split()) > LENGTHENED[0] * len(record.original.split()) + LENGTHENED[1],
+    }
+    dropped = next((fault for fault, applies in faults.items() if applies), None)
+    return record.model_copy(update={**changes, "dropped": dropped})
 
 
-def _asks_for_another_kind(reason: str) -> bool:
-    """A missing next step can be mended within any action; a message that misses the point or the context may need another one."""
-    return "Flexibility:" in reason or "Coherence:" in reason
+def _may_be(kind: str, row: Trajectory, turn: Turn) -> bool:
+    """Whether a rewrite may be an action of this kind: that of the original, a recommendation, or any where the original
+    was an error or what the agent had said before."""
+    if _is_error(turn):
+        return True
+    said = {normalise(each.reply or "") for each in row.turns[: turn.index]}
+    return kind in (turn.steps[-1].action.type, "recommend") or normalise(turn.reply or "") in said
+
+
+def _echoes_user(text: str, spoken: Sequence[Message]) -> bool:
+    """Whether a rewrite, or a whole sentence of it, is what the user had said."""
+    said = [normalise(message["content"]) for message in spoken if message["role"] == "user"]
+    sentences = [part for part in map(normalise, _SENTENCE.findall(text)) if len(part.split()) >= 8]
+    return any(echoes(part, other) for part in [normalise(text), *sentences] for other in said)
+
+
+def unsaid_names(text: str, reason: str, known: str) -> set[str]:
+    """Names in a rewrite that stand in the reason, whose writer knows the target, but in nothing that the agent could know."""
+    words = set(normalise(known).split())
+    return {name for name in _NAME.findall(text) if name in reason and not set(normalise(name).split()) <= words}
 
 
 def invents_title(text: str, seen: Sequence[str], titles: Sequence[str], spoken: str) -> bool:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TypeVar
 
 from ..core.errors import SchemaError, TrainingError
 from ..core.schema import Domain, Message, PreferencePair, SFTExample, Trajectory
 from ..dialogue.agents.actions import render_action
+from ..dialogue.agents.base import SYSTEM_ERROR
 from ..llm.prompts import load_prompt
 
 E = TypeVar("E", SFTExample, PreferencePair)
@@ -38,7 +39,7 @@ def build_sft_examples(trajectories: Sequence[Trajectory]) -> list[SFTExample]:
             for step in turn.steps:
                 if step.purpose != "action":
                     raise SchemaError(f"dialogue {row.task_id} turn {turn.index}: a '{step.purpose}' step; SGPT takes dialogues of ActCRS")
-                if step.action is None or step.is_unusable:
+                if step.action is None or step.is_unusable or step.action.argument == SYSTEM_ERROR:
                     continue
                 examples.append(
                     SFTExample(
@@ -56,14 +57,26 @@ def build_sft_examples(trajectories: Sequence[Trajectory]) -> list[SFTExample]:
     return examples
 
 
-def split_by_user(rows: Sequence[E], users: Mapping[str, str], *, share: float, seed: int) -> tuple[list[E], list[E]]:
+def draw_validation_users(users: Collection[str], *, share: float, seed: int) -> set[str]:
+    """The users whose rows only watch the trainings; the same ones for every training on the same users.
+
+    Args:
+        users: All users who train.
+        share: Of them; at least one user if it is above 0 and there are two, and never all.
+        seed: Of the draw.
+    """
+    names = sorted(set(users))
+    number = min(max(round(share * len(names)), 1), len(names) - 1) if share > 0 else 0
+    return set(random.Random(seed).sample(names, number))
+
+
+def split_by_user(rows: Sequence[E], users: Mapping[str, str], held_out: Collection[str]) -> tuple[list[E], list[E]]:
     """Training and validation rows that share no user.
 
     Args:
         rows: Examples or pairs.
         users: User id by task id.
-        share: Of the users for validation; at least one user if it is above 0 and there are two.
-        seed: Of the draw.
+        held_out: From `draw_validation_users`. Where all rows are theirs, all are trained on.
 
     Raises:
         SchemaError: If a row's task is unknown.
@@ -71,7 +84,5 @@ def split_by_user(rows: Sequence[E], users: Mapping[str, str], *, share: float, 
     unknown = next((row.task_id for row in rows if row.task_id not in users), None)
     if unknown:
         raise SchemaError(f"no user is known for task {unknown}; are these rows of another task file?")
-    names = sorted({users[row.task_id] for row in rows})
-    number = min(max(round(share * len(names)), 1), len(names) - 1) if share > 0 else 0
-    held_out = set(random.Random(seed).sample(names, number))
-    return [r for r in rows if users[r.task_id] not in held_out], [r for r in rows if users[r.task_id] in held_out]
+    train = [row for row in rows if users[row.task_id] not in held_out]
+    return (train, [row for row in rows if users[row.task_id] in held_out]) if train else (list(rows), [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import logging
 import math
@@ -17,8 +18,9 @@ from ..core.artifacts import digest, write_json, writing
 from ..core.errors import TrainingError
 from ..core.params import Params
 from ..core.schema import Message, PreferencePair, SFTExample
+from ..llm.lora import CARD
 from ..llm.models import weights_hashes
-from .backbone import CARD, add_adapter, load_adapter, load_backbone
+from .backbone import add_adapter, load_adapter, load_backbone
 from .cards import write_card
 from .sequences import TokenizedDialogue, join_examples
 
@@ -98,6 +100,8 @@ def train_adapter(method: Method, params: Params, rows: TrainingSet, target: Pat
         }
         _publish(model, work, target, facts)
     trainer.accelerator.wait_for_everyone()
+    del trainer, model
+    _free_memory()
     return target
 
 
@@ -114,11 +118,26 @@ def load_history(adapter: Path) -> dict:
 
 
 def preference_rows(method: Method, pairs: Sequence[PreferencePair]) -> list[dict]:
-    """Pairs as TRL's trainers take them: KTO wants two labelled completions for each pair."""
+    """Pairs as TRL's trainers take them: KTO wants two labelled completions for each pair.
+
+    KTO reads its rows in order and takes the other rows of a batch for mismatched answers to a prompt, so the rejected reply
+    beside a chosen one is that of another pair.
+    """
     if method != "kto":
         return [{"prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected} for pair in pairs]
-    labelled = [((pair.chosen, True), (pair.rejected, False)) for pair in pairs]
-    return [{"prompt": p.prompt, "completion": c, "label": y} for p, both in zip(pairs, labelled, strict=True) for c, y in both]
+    half = len(pairs) // 2
+    others = [*pairs[half:], *pairs[:half]]
+    labelled = [((one.prompt, one.chosen, True), (other.prompt, other.rejected, False)) for one, other in zip(pairs, others, strict=True)]
+    return [{"prompt": prompt, "completion": answer, "label": label} for both in labelled for prompt, answer, label in both]
+
+
+def _free_memory() -> None:
+    """Leave a GPU to the server that comes next."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _check_rows(method: Method, rows: TrainingSet) -> None:
@@ -295,9 +314,17 @@ def _publish(model, work: Path, target: Path, facts: dict) -> None:  # noqa: ANN
     with writing(target):
         shutil.rmtree(done, ignore_errors=True)
         model.save_pretrained(str(done), selected_adapters=["default"], save_embedding_layers=False)
+        _halve(done / "adapter_model.safetensors")
         write_json(done / CARD, facts)
         write_card(done / "README.md", facts)
         shutil.rmtree(target, ignore_errors=True)
         done.rename(target)
     with contextlib.suppress(OSError):
         shutil.rmtree(work)
+
+
+def _halve(weights: Path) -> None:
+    """Weights in 16 bits, as they are served; an adapter is published, and this is half of its size."""
+    from safetensors.numpy import load_file, save_file
+
+    save_file({name: tensor.astype("float16") for name, tensor in load_file(weights).items()}, weights, metadata={"format": "pt"})

@@ -2,14 +2,15 @@
 
 
 import pytest
-from scripted_models import ITEMS
+from scripted_models import ITEMS, choice
 from stub_endpoint import Reply
 
 from ecpo_utils.core.artifacts import load_jsonl
 from ecpo_utils.core.errors import TrainingError
 from ecpo_utils.core.schema import Confirmation, Rewrite
 from ecpo_utils.dialogue.agents.base import SYSTEM_ERROR
-from ecpo_utils.method.rewriting import build_pairs, invents_title, kept_words, rewrite_turns, select_turns
+from ecpo_utils.dialogue.confirmation import Confirmer
+from ecpo_utils.method.rewriting import build_pairs, invents_title, kept_words, rewrite_turns, select_turns, unsaid_names
 
 CATALOGUE = {item.item_id: item for item in ITEMS}
 ASK = "Change: take it up.\nAction: Ask[Alone, I see! Short or long sessions?]"
@@ -19,10 +20,11 @@ ASK = "Change: take it up.\nAction: Ask[Alone, I see! Short or long sessions?]"
 def rewrite(study, tmp_path):
     """Rewrites of some dialogues by a rewriter that always gives this answer."""
 
-    def rewrite(rows, answer, threshold=4):
+    def rewrite(rows, answer, threshold=4, **options):
         study.endpoint.answer = (lambda body: answer) if isinstance(answer, str | Reply) else answer
         path = tmp_path / "rewrites.jsonl"
-        return study.run(rewrite_turns(rows, study.client("rewriter", max_concurrency=1), CATALOGUE, threshold=threshold, path=path))
+        client = study.client("rewriter", max_concurrency=1)
+        return study.run(rewrite_turns(rows, client, CATALOGUE, threshold=threshold, path=path, **options))
 
     return rewrite
 
@@ -72,11 +74,53 @@ def test_what_makes_no_pair_says_why(make_row, rewrite, answer, dropped):
     assert record.dropped == dropped and build_pairs([record]) == []
 
 
-def test_another_kind_of_action_is_kept_where_the_message_was_missed(make_row, rewrite):
+def test_another_kind_of_action_is_kept_where_the_original_said_nothing_new(make_row, rewrite):
+    speak = "Change: speak.\nAction: Response[Tell me more about it, then I will look.]"
     row = make_row()
-    row.turns[0].confirmation = Confirmation(flexibility=0, coherence=2, guidance=1, reasons={"flexibility": "I had just told you."})
-    (record,) = rewrite([row], "Change: speak.\nAction: Response[Tell me more about it, then I will look.]")
-    assert record.dropped is None
+    row.turns[0].reply = SYSTEM_ERROR
+    assert rewrite([row], speak)[0].dropped is None
+    row = make_row("game/u2/g1")
+    row.turns[1].confirmation, row.turns[0].reply = row.turns[0].confirmation, row.turns[1].reply
+    row.turns[1].steps[-1].action.argument = row.turns[1].reply = "How about another one?"
+    first, second = rewrite([row], speak)
+    assert first.dropped == second.dropped == "another kind of action without a reason"
+    row.turns[0].reply, row.task_id = row.turns[1].reply, "game/u3/g1"
+    assert rewrite([row], speak)[1].dropped is None
+
+
+def test_a_rewrite_keeps_the_target_that_was_named_and_brings_no_name_that_only_the_reason_holds(make_row, rewrite):
+    row = make_row()
+    (_, second) = rewrite([row], 'Action: Recommend[How about "Iron Orchard"? Does it fit?]', threshold=5)
+    assert second.dropped == "the target is not named any more"
+    row.turns[0].confirmation.reasons["guidance"] = "you had named the designer Halvard Moe."
+    (first, *_) = rewrite([row], "Action: Ask[Alone, then something by Halvard Moe?]")
+    assert first.dropped == "facts that only the reason holds"
+    assert unsaid_names("Alone, then something by Halvard Moe?", "named Halvard Moe", "User: I like Halvard Moe") == set()
+
+
+def test_no_rewrite_is_much_longer_than_its_original(make_row, rewrite):
+    (record,) = rewrite([make_row()], "Action: Ask[" + " ".join(f"word{i}" for i in range(25)) + "?]")
+    assert record.dropped == "much longer"
+
+
+@pytest.mark.parametrize(("yes", "dropped"), [(0.99, None), (0.01, "no better score")])
+def test_a_rewrite_that_the_user_likes_no_better_makes_no_pair(make_row, rewrite, study, monkeypatch, yes, dropped):
+    monkeypatch.setattr("ecpo_utils.dialogue.confirmation.faultless_probability", lambda name, evidence: yes)
+    monkeypatch.setattr("ecpo_utils.dialogue.confirmation.reply_similarities", lambda *args: {})
+    row = make_row()
+    row.turns[0].confirmation.flexibility = 1
+    confirmer = Confirmer(study.client("simulator"), None, "narrow")
+    answer = lambda body: choice(yes=0.5, no=0.5) if body.get("logprobs") else ASK  # noqa: E731
+    (record,) = rewrite([row], answer, threshold=3, confirmer=confirmer)
+    assert record.dropped == dropped and record.score == 3 and record.score_after == (5 if dropped is None else 0)
+    assert record.usage["simulator"].calls >= 3
+
+
+def test_rewrites_under_other_prompts_or_of_another_model_are_not_reused(make_row, rewrite, monkeypatch):
+    (before,) = rewrite([make_row()], ASK)
+    monkeypatch.setattr("ecpo_utils.method.rewriting.load_prompt", lambda name: "another text")
+    (after,) = rewrite([make_row()], ASK)
+    assert after.config != before.config
 
 
 def test_the_rewriter_of_an_error_message_is_told_that_there_was_no_action(make_row, rewrite, study):
@@ -88,7 +132,7 @@ def test_the_rewriter_of_an_error_message_is_told_that_there_was_no_action(make_
 
 
 def test_a_title_that_was_retrieved_may_be_named(make_row, rewrite):
-    first, second = rewrite([make_row()], 'Action: Recommend[Sorry! How about "Iron Orchard"? Does it fit?]', threshold=5)
+    first, second = rewrite([make_row(success=False)], 'Action: Recommend[Sorry! How about "Iron Orchard"? Does it fit?]', threshold=5)
     assert first.dropped == "a title that was never retrieved"  # nothing was searched by then
     assert second.dropped is None and second.rewritten.startswith("Recommend[Sorry!")
 

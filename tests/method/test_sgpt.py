@@ -4,7 +4,7 @@ import pytest
 
 from ecpo_utils.core.errors import SchemaError, TrainingError
 from ecpo_utils.llm.prompts import load_prompt
-from ecpo_utils.method.sgpt import build_sft_examples, split_by_user, without_example
+from ecpo_utils.method.sgpt import build_sft_examples, draw_validation_users, split_by_user, without_example
 
 
 def test_every_action_of_a_successful_dialogue_is_one_example(make_row):
@@ -46,15 +46,18 @@ def test_dialogues_of_another_framework_are_refused(make_row):
 def test_validation_shares_no_user_with_training(make_row):
     rows = [e for user in range(10) for item in range(2) for e in build_sft_examples([make_row(f"game/u{user}/g{item}")])]
     users = {row.task_id: row.task_id.split("/")[1] for row in rows}
-    train, validation = split_by_user(rows, users, share=0.2, seed=3)
+    held_out = draw_validation_users(users.values(), share=0.2, seed=3)
+    train, validation = split_by_user(rows, users, held_out)
     seen = [{users[row.task_id] for row in part} for part in (train, validation)]
-    assert not seen[0] & seen[1] and len(seen[1]) == 2 and len(train) + len(validation) == len(rows)
-    assert split_by_user(rows, users, share=0.2, seed=3) == (train, validation)
-    assert split_by_user(rows, users, share=0.0, seed=3) == (rows, [])
+    assert not seen[0] & seen[1] and seen[1] == held_out and len(held_out) == 2 and len(train) + len(validation) == len(rows)
+    assert draw_validation_users(set(users.values()), share=0.2, seed=3) == held_out
+    assert draw_validation_users(users.values(), share=0.0, seed=3) == set()
+    assert len(draw_validation_users(users.values(), share=0.99, seed=3)) == 9
 
 
-def test_one_user_alone_is_trained_on(make_row):
-    rows = build_sft_examples([make_row()])
-    assert split_by_user(rows, {"game/u1/g1": "u1"}, share=0.5, seed=0) == (rows, [])
+def test_where_all_rows_are_held_out_all_are_trained_on(make_row):
+    rows, users = build_sft_examples([make_row()]), {"game/u1/g1": "u1"}
+    assert split_by_user(rows, users, draw_validation_users({"u1"}, share=0.5, seed=0)) == (rows, [])
+    assert split_by_user(rows, users, {"u1"}) == (rows, [])
     with pytest.raises(SchemaError, match="no user is known for task game/u1/g1"):
-        split_by_user(rows, {}, share=0.5, seed=0)
+        split_by_user(rows, {}, set())

@@ -8,7 +8,7 @@ import shutil
 import pytest
 from safetensors.torch import load_file
 
-from ecpo_utils.core.errors import TrainingError
+from ecpo_utils.core.errors import ModelError, TrainingError
 from ecpo_utils.core.schema import PreferencePair, SFTExample
 from ecpo_utils.method import training
 from ecpo_utils.method.backbone import load_adapter, load_backbone
@@ -63,13 +63,16 @@ def weights(adapter):
 
 
 def test_sft_lowers_the_loss_and_leaves_a_whole_adapter(tiny, make_params, examples, tmp_path):
+    import torch
+
     params = make_params(sft_num_train_epochs=6.0)
     adapter = train_adapter("sft", params, TrainingSet(examples[:4], examples[4:]), tmp_path / "sgpt")
     history = load_history(adapter)
     losses = [line["loss"] for line in history["history"] if "loss" in line]
-    assert losses[-1] < losses[0] - 0.1 and history["steps"] == 12
+    assert losses[-1] < losses[0] - 0.1 and history["steps"] == 24
     evaluations = [line["eval_loss"] for line in history["history"] if "eval_loss" in line]
     assert len(evaluations) == 7 and evaluations[-1] < evaluations[0]
+    assert {tensor.dtype for tensor in weights(adapter).values()} == {torch.float16}
     assert {path.name for path in adapter.iterdir()} == {"adapter_config.json", "adapter_model.safetensors", "training.json", "README.md"}
     assert not list(tmp_path.glob(".sgpt*")) and any(
         tensor.abs().sum() > 0 for name, tensor in weights(adapter).items() if "lora_B" in name
@@ -210,10 +213,14 @@ def test_the_reference_is_the_sgpt_policy_and_stays_frozen(sgpt, tiny, make_para
 
 
 def test_kto_rows_are_labelled_completions(pairs):
-    assert preference_rows("kto", pairs[:1]) == [
+    rows = preference_rows("kto", pairs[:4])
+    assert rows[:2] == [
         {"prompt": pairs[0].prompt, "completion": pairs[0].chosen, "label": True},
-        {"prompt": pairs[0].prompt, "completion": pairs[0].rejected, "label": False},
+        {"prompt": pairs[2].prompt, "completion": pairs[2].rejected, "label": False},
     ]
+    assert sorted(row["completion"][0]["content"] for row in rows) == sorted(
+        answer[0]["content"] for pair in pairs[:4] for answer in (pair.chosen, pair.rejected)
+    )
     assert preference_rows("simpo", pairs[:1]) == [{"prompt": pairs[0].prompt, "chosen": pairs[0].chosen, "rejected": pairs[0].rejected}]
 
 
@@ -244,12 +251,12 @@ def test_an_adapter_of_other_weights_is_refused(sgpt, tiny, make_params, pairs, 
     shutil.copytree(sgpt, other)
     card = json.loads((other / "training.json").read_text())
     (other / "training.json").write_text(json.dumps({**card, "base_model_files": {"model.safetensors": "0" * 64}}))
-    with pytest.raises(TrainingError, match=f"{other} was trained on {tiny}, whose weights are not those of {tiny}"):
+    with pytest.raises(ModelError, match=f"{other} was trained on {tiny}, whose weights are not those of {tiny}"):
         train_adapter("dpo", make_params(), TrainingSet(pairs), tmp_path / "a", start=other)
     (other / "training.json").unlink()
     config = json.loads((other / "adapter_config.json").read_text())
     (other / "adapter_config.json").write_text(json.dumps({**config, "r": 2}))
     with pytest.raises(TrainingError, match=f"{other} does not fit {tiny}"):
         train_adapter("dpo", make_params(), TrainingSet(pairs), tmp_path / "a", start=other)
-    with pytest.raises(TrainingError, match="adapter_config.json is missing; train the adapter first"):
+    with pytest.raises(ModelError, match="adapter_config.json is missing; train the adapter first"):
         train_adapter("dpo", make_params(), TrainingSet(pairs), tmp_path / "a", start=tmp_path / "nowhere")
