@@ -23,9 +23,9 @@ figures: setup
 report: setup
 	@$(BIN)/ecpo report --profile $(PROFILE)
 
-setup: .venv/.installed
+setup: .venv/.$(REQUIREMENTS)
 
-.venv/.installed: $(REQUIREMENTS) requirements.txt pyproject.toml
+.venv/.$(REQUIREMENTS): $(REQUIREMENTS) requirements.txt pyproject.toml
 	@echo "== setting up .venv (first time: a few minutes, about 2 GB)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; set PYTHON=")'
 	@$(PYTHON) -m venv .venv

@@ -5,14 +5,18 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import errno
 import json
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from .core.errors import EcpoError
+
+OUTPUT_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # of what is printed; a file's are ArtifactErrors
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,15 +25,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
     signal.signal(signal.SIGTERM, _stop)  # a polite kill cleans up like Ctrl-C, also where a script has Ctrl-C ignored
     try:
-        return options.command(options) or 0
+        code = options.command(options) or 0
+        if sys.stdout:
+            sys.stdout.flush()  # here, where a full disk can still be told
+        return code
     except EcpoError as error:
         print(f"ecpo: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("ecpo: stopped; what is finished is kept, the same command goes on from there", file=sys.stderr)
         return 130
-    except BrokenPipeError:
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):
+            if error.filename is not None or error.errno not in OUTPUT_FAULTS:
+                raise
+            print(f"ecpo: cannot write the output: {error.strerror}", file=sys.stderr)
+        _discard_output()
         return 1
+
+
+def _discard_output() -> None:
+    """Let what could not be printed go nowhere, or Python would try again when it ends."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _stop(*_: object) -> None:
@@ -103,8 +121,8 @@ def _parser() -> argparse.ArgumentParser:
 
     diversity = add("diversity", _diversity, "maximum ROUGE-L of each persona to the others, per file")
     diversity.add_argument("paths", type=Path, nargs="+", metavar="PATH")
-    diversity.add_argument("--sample", type=int, help="so many distinct personas, drawn by --seed")
-    diversity.add_argument("--seed", type=int, default=0)
+    diversity.add_argument("--sample", type=_positive, metavar="N", help="so many distinct personas, drawn by --seed")
+    diversity.add_argument("--seed", type=_natural, default=0, metavar="N")
     diversity.add_argument("--json", action="store_true")
     return parser
 
@@ -227,25 +245,20 @@ def _status(text: str) -> None:
 
 def _metrics(options: argparse.Namespace) -> None:
     from .core.artifacts import load_jsonl
-    from .core.errors import SchemaError
     from .core.schema import Trajectory
-    from .data.release import load_release_log
+    from .data.release import detect_format, load_release_log
     from .evaluate.metrics import metrics_json, summarize, summarize_log
 
-    if options.path.suffix == ".log":
+    if detect_format(options.path, "trajectories", "log") == "log":
         metrics = summarize_log(load_release_log(options.path))
     else:
-        rows = load_jsonl(options.path, Trajectory)
-        if not rows:
-            raise SchemaError(f"{options.path}: the file is empty; expected one trajectory per line")
-        metrics = summarize(rows)
+        metrics = summarize(load_jsonl(options.path, Trajectory))
     if options.json:
         print(json.dumps(metrics_json(metrics)))
         return
     unscored = f"unscored {metrics.num_unscored_replies} of {metrics.num_replies} replies"
     print(f"{options.path}: n {metrics.n}, failed {metrics.n_failed}, {unscored}")
-    for name in ("success_rate", "recall", "mean_turns", "mean_confirmation"):
-        rate = getattr(metrics, name)
+    for name, rate in metrics.rates().items():
         print(f"  {name:18} {rate.text() if rate else 'not told by this file'}")
 
 
@@ -310,6 +323,8 @@ def _diversity(options: argparse.Namespace) -> None:
     from .data.release import load_persona_texts
     from .evaluate.diversity import diversity_json, summarize_diversity
 
+    if twice := next((path for path in options.paths if options.paths.count(path) > 1), None):
+        raise SchemaError(f"{twice} is given twice; give each file once")
     rows = {}
     for path in options.paths:
         texts = load_persona_texts(path)

@@ -21,6 +21,7 @@ from .core.artifacts import writing
 from .core.errors import ArtifactError, EcpoError, ModelError, ParamsError
 from .core.params import Params, load_profile
 from .core.paths import RunPaths, repository_root
+from .dialogue.agents import find_framework
 from .doctor import ROLES
 from .llm.models import find_model
 from .llm.servers import check_loadable, server_spec
@@ -46,8 +47,8 @@ def run_study(profile: str, *, only: str = "", domain: str = "all", say: Callabl
         say: Receives lines of progress; one that ends in "\\r" is to be overwritten.
 
     Raises:
-        ParamsError: If the profile is not well-formed, names a model that its provider cannot serve, or has no such
-            domain or notebook.
+        ParamsError: If the profile is not well-formed, names a model that its provider cannot serve, a framework or a
+            folder that is not there, or has no such domain or notebook.
         ArtifactError: If another run of the profile is under way, or files cannot be written.
         StudyError: If a notebook fails.
     """
@@ -55,6 +56,8 @@ def run_study(profile: str, *, only: str = "", domain: str = "all", say: Callabl
     os.chdir(root)
     params = load_profile(root / "params" / f"{profile}.yaml")
     _check_models(params)
+    _check_frameworks(params)
+    _check_release(params)
     names = _chosen(params, only, domain)
     paths = RunPaths(root, profile)
     with exclusive(paths) as lock:
@@ -80,6 +83,25 @@ def _check_models(params: Params) -> None:
                 check_loadable(server_spec(endpoint.provider, endpoint.model, adapter=endpoint.adapter))
     except ModelError as error:
         raise ParamsError(f"params/{params.profile}.yaml: {role}: {error}") from None
+
+
+def _check_frameworks(params: Params) -> None:
+    try:
+        for name in params.frameworks:
+            find_framework(name)
+    except ParamsError as error:
+        raise ParamsError(f"params/{params.profile}.yaml: frameworks: {error}") from None
+
+
+def _check_release(params: Params) -> None:
+    if not params.release_dir:
+        return
+    folder = Path(params.release_dir) / ("task" if params.data_source == "release" else "")
+    if not folder.is_dir():
+        raise ParamsError(
+            f"params/{params.profile}.yaml: release_dir: there is no folder {folder.absolute()}; set it to the folder that holds the "
+            f"release's {'task/' if params.data_source == 'release' else 'test_log/'}"
+        )
 
 
 def _chosen(params: Params, only: str, domain: str) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from .core.artifacts import sha256_file, write_json, writing
 from .core.errors import ArtifactError
 from .core.params import load_profile
-from .core.paths import RunPaths, repository_root
+from .core.paths import RunPaths, add_suffix, repository_root
 from .evaluate.figures import save_exhibit
 from .exhibits import draw_exhibits
 from .run import Run
@@ -88,18 +88,19 @@ def draw_published(profile: str) -> list[str]:
         drawn, missing = draw_exhibits(Run("figures", params, RunPaths(Path(folder), profile)))
         for name, (table, figure) in drawn.items():
             stem = root / "figures" / name
-            before = stem.with_suffix(".csv").read_text(encoding="utf-8") if stem.with_suffix(".csv").is_file() else None
+            rows = add_suffix(stem, ".csv")
+            before = rows.read_text(encoding="utf-8") if rows.is_file() else None
             provenance = _provenance(stem, params.profile)
             title = provenance.pop("title", name)
             save_exhibit(stem, table, provenance, title=title, figure=figure)
-            same = before == stem.with_suffix(".csv").read_text(encoding="utf-8")
+            same = before == rows.read_text(encoding="utf-8")
             lines.append(f"{name}: {'the same numbers' if same else 'new' if before is None else 'other numbers than before'}")
     return [*lines, *(f"{name}: not drawn, {reason}" for name, reason in missing.items())]
 
 
 def _provenance(stem: Path, profile: str) -> dict:
     """What was stated when the exhibit was made; a drawing changes nothing of it."""
-    path = stem.with_suffix(".json")
+    path = add_suffix(stem, ".json")
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"notebook": stem.name[:2], "profile": profile}
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 from .core.artifacts import write_text
 from .core.errors import ArtifactError
 from .core.params import load_profile
-from .core.paths import RunPaths, repository_root
+from .core.paths import RunPaths, add_suffix, repository_root
 from .workflow import NEEDS
 
 _STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1080px;margin:2em auto;padding:0 1em;color:#222}
@@ -68,11 +68,13 @@ def _notebooks(paths: RunPaths, manifests: dict[str, dict]) -> str:
 
 def _exhibit(stem: Path) -> str:
     """A figure or table with its data and its provenance."""
-    provenance = json.loads(stem.with_suffix(".json").read_text())
-    parts = [f"<h2>{html.escape(provenance.get('title', stem.name))}</h2>"]
-    if (image := stem.with_suffix(".png")).is_file():
+    provenance = json.loads(add_suffix(stem, ".json").read_text())
+    domain = stem.name.partition(".")[2]  # of a run of one domain; that of all has none and stands before it
+    title = provenance.get("title", stem.name) + (f", {domain} alone" if domain else "")
+    parts = [f"<h2>{html.escape(title)}</h2>"]
+    if (image := add_suffix(stem, ".png")).is_file():
         parts.append(f'<img alt="{stem.name}" src="data:image/png;base64,{base64.b64encode(image.read_bytes()).decode()}">')
-    if (table := stem.with_suffix(".csv")).is_file():
+    if (table := add_suffix(stem, ".csv")).is_file():
         rows = table.read_text()
         frame = pd.read_csv(io.StringIO(rows)) if rows.strip() else pd.DataFrame()  # a table without rows has no header either
         shown = frame.head(40).to_html(index=False, float_format="{:.3f}".format, na_rep="")

@@ -25,6 +25,7 @@ class StubHub:
         broken: Files whose download fails with status 500.
         cut_after: Bytes after which the first download of a file is cut off.
         hang_at: "info", "tree", "head" or "get": requests of this kind are never answered.
+        states_blobs: Whether git's hash of each file is stated, as the hub does and mirrors may not.
         refuse: (status, the hub's X-Error-Code) for all requests.
         requests: (kind, path of the file or "", its Range header or "").
     """
@@ -37,6 +38,7 @@ class StubHub:
     cut_after: dict[str, int] = field(default_factory=dict)
     hang_at: str = ""
     refuse: tuple[int, str] | None = None
+    states_blobs: bool = True
     requests: list[tuple[str, str, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -57,7 +59,10 @@ class StubHub:
         return [requested for kind, path, requested in self.requests if kind == "get" and path == file]
 
     def info(self) -> dict:
-        siblings = [{"rfilename": path, "size": len(data), **self._lfs(path, "sha256")} for path, data in self.files.items()]
+        siblings = [
+            {"rfilename": path, "size": len(data), **({"blobId": _sha1(data)} if self.states_blobs else {}), **self._lfs(path, "sha256")}
+            for path, data in self.files.items()
+        ]
         return {"_id": "1", "id": self.repo, "sha": self.commit, "private": False, "tags": [], "downloads": 0, "siblings": siblings}
 
     def tree(self) -> list[dict]:
@@ -76,7 +81,8 @@ class StubHub:
 
 
 def _sha1(data: bytes) -> str:
-    return hashlib.sha1(data).hexdigest()
+    """As git names a file's content."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
 class _Server(ThreadingHTTPServer):

@@ -1,6 +1,7 @@
 """The command line: exact JSON, one line per error, exit codes."""
 
 import contextlib
+import gzip
 import json
 import shutil
 import subprocess
@@ -117,6 +118,19 @@ def test_metrics_json_of_trajectories_by_hand(ecpo, trajectories):
                       "mean_confirmation": (4 + 1 + 5 + 0) / 4}  # fmt: skip
 
 
+def test_metrics_of_a_packed_file_are_those_of_the_file(ecpo, fails, trajectories):
+    packed = trajectories.with_name("packed.jsonl.gz")
+    packed.write_bytes(gzip.compress(trajectories.read_bytes()))
+    assert ecpo("metrics", packed, "--json") == ecpo("metrics", trajectories, "--json")
+    packed.write_bytes(packed.read_bytes()[:-30])
+    assert "cannot read" in fails("metrics", packed, "--json")
+
+
+def test_metrics_go_by_content_and_not_by_name(ecpo, trajectories):
+    expected = ecpo("metrics", trajectories, "--json")
+    assert ecpo("metrics", trajectories.rename(trajectories.with_suffix(".log")), "--json") == expected
+
+
 @pytest.mark.parametrize("name", ["none.jsonl", "none.log"])
 @pytest.mark.parametrize("text", ["", "\n \n"])
 def test_metrics_of_an_empty_file_are_an_error(fails, tmp_path, name, text):
@@ -128,7 +142,10 @@ def test_metrics_for_reading_have_intervals_and_counts(ecpo, trajectories):
     code, out, _ = ecpo("metrics", trajectories)
     first, *rest = out.splitlines()
     assert code == 0 and first == f"{trajectories}: n 4, failed 1, unscored 1 of 7 replies"
-    assert [line.split()[0] for line in rest] == METRICS[2:]
+    names = [line.rpartition(" n=")[0].partition("  0.")[0].split("  ")[1].strip() for line in rest]
+    assert names[:7] == [*METRICS[2:], "flexibility", "coherence", "guidance"]
+    assert [line.split()[0] for line in rest[-4:]] == ["total_tokens", "failed_share", "leak_share", "system_error_share"]
+    assert all(" n=" in line for line in rest)
     assert rest[0].split(maxsplit=1)[1].startswith("0.25 [0.") and rest[0].endswith("n=4")
 
 
@@ -166,14 +183,22 @@ def test_a_broken_line_names_file_and_line(fails, trajectories):
     assert "actcrs_expert.jsonl:3: not valid JSON" in fails("metrics", trajectories, "--json")
     write(trajectories, [lines[0], "[1, 2]"])
     assert "actcrs_expert.jsonl:2: expected a JSON object" in fails("metrics", trajectories, "--json")
+    write(trajectories, [lines[0], "[" * 100_000])
+    assert "actcrs_expert.jsonl:2: not valid JSON" in fails("metrics", trajectories, "--json")
+    write(trajectories, ["[" * 100_000])
+    assert "actcrs_expert.jsonl:1: not valid JSON" in fails("metrics", trajectories, "--json")
+    write(trajectories, ['{"task_id": ' + "9" * 5_000 + "}"])
+    assert "actcrs_expert.jsonl:1: not valid JSON" in fails("metrics", trajectories, "--json")
 
 
 def test_an_unknown_format_names_file_and_line(fails, personas, tmp_path):
-    assert "personas.jsonl:1: " in fails("metrics", personas, "--json")
+    assert "personas.jsonl:1: unknown format" in fails("metrics", personas, "--json")
+    tasks = write(tmp_path / "tasks.log", ['{"UserID": "u", "Persona": {}, "Items": []}'])
+    assert "tasks.log:1: unknown format" in fails("metrics", tasks)
     assert "notes.txt:1: " in fails("metrics", write(tmp_path / "notes.txt", ["Dear diary"]), "--json")
     assert "notes.log" in fails("metrics", write(tmp_path / "notes.log", ["Dear diary"]), "--json")
     (tmp_path / "weights.jsonl").write_bytes(b"\xff\xfe\x00\x01")
-    assert "weights.jsonl: not UTF-8" in fails("metrics", tmp_path / "weights.jsonl", "--json")
+    assert "weights.jsonl:1: not UTF-8" in fails("metrics", tmp_path / "weights.jsonl", "--json")
 
 
 def test_an_unknown_field_or_value_names_file_line_and_key(fails, trajectories):
@@ -221,7 +246,9 @@ def test_diversity_of_the_released_random_personas(ecpo):
 
 def test_diversity_errors_are_one_line(fails, personas, trajectories, tmp_path):
     assert "gone.jsonl" in fails("diversity", personas, tmp_path / "gone.jsonl", "--json")
-    assert "actcrs_expert.jsonl:1: unknown format" in fails("diversity", trajectories)
+    line = fails("diversity", trajectories)
+    assert "actcrs_expert.jsonl:1: unknown format" in line and "expected JSON lines of our personas" in line
+    assert f"{personas} is given twice" in fails("diversity", personas, personas, "--json")
     assert "empty.jsonl: the file is empty" in fails("diversity", write(tmp_path / "empty.jsonl", []))
     lines = personas.read_text().splitlines()
     write(personas, [*lines, '{"user_id": "u9"}'])
@@ -261,6 +288,8 @@ def change(checkout, old, new):
         ("simulator: {provider: embedded,", "simulator: {providr: embedded,", "'simulator.providr'; did you mean 'provider'?"),
         ("split: by_user", "split: by_users", "parameter 'split' is 'by_users'"),
         ("seed: 0", "seed: [", "cannot read"),
+        ("seed: 0", "seed: -1", "parameter 'seed' is -1"),
+        ("seed: 0", "seed: 0\nseed: 1", "quick.yaml:4: parameter 'seed' is given twice"),
     ],
 )
 def test_a_fault_in_a_params_file_names_file_and_key_before_any_work(fails, checkout, command, old, new, message):
@@ -279,6 +308,22 @@ def test_a_fault_in_a_params_file_names_file_and_key_before_any_work(fails, chec
     ],
 )
 def test_a_model_that_cannot_be_served_is_told_with_its_role_before_any_work(fails, checkout, old, new, message):
+    change(checkout, old, new)
+    line = fails("run")
+    assert "params/quick.yaml: " in line and message in line
+    assert not (checkout / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("frameworks: [", "frameworks: [actcsr, ", "frameworks: no framework 'actcsr'; there are: chatrec, "),
+        ('data_source: builtin\nrelease_dir: ""', "data_source: release\nrelease_dir: gone",
+         "gone/task; set it to the folder that holds the release's task/"),
+        ('release_dir: ""', "release_dir: gone", "gone; set it to the folder that holds the release's test_log/"),
+    ],
+)  # fmt: skip
+def test_a_framework_or_folder_that_is_not_there_is_told_before_any_work(fails, checkout, old, new, message):
     change(checkout, old, new)
     line = fails("run")
     assert "params/quick.yaml: " in line and message in line
@@ -414,7 +459,39 @@ def test_slots_that_are_no_number_are_wrong_usage(capsys, slots):
     assert ended.value.code == 2 and f"'{slots}' is no whole number above 0" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("option", "value"), [("--seed", "-1"), ("--seed", "x"), ("--sample", "0"), ("--sample", "-3")])
+def test_numbers_of_diversity_that_are_none_are_wrong_usage(capsys, personas, option, value):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["diversity", str(personas), f"{option}={value}"])
+    assert ended.value.code == 2 and f"'{value}' is no whole number" in capsys.readouterr().err
+
+
 # the command itself
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("times", [1, 5000])
+def test_output_to_a_full_disk_is_one_line(times):
+    code = f"import sys; from ecpo_utils import cli; cli._doctor = lambda _: print('line\\n' * {times}); sys.exit(cli.main(['doctor']))"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (1, "ecpo: cannot write the output: No space left on device\n")
+
+
+def test_output_that_nobody_reads_any_more_is_no_traceback():
+    code = "import sys; from ecpo_utils import cli; cli._doctor = lambda _: print('x' * 10**6); sys.exit(cli.main(['doctor']))"
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.stderr.read() == b"" and process.wait(20) == 1
+
+
+def test_other_faults_of_the_system_keep_their_traceback(monkeypatch):
+    def broken(_):
+        raise FileNotFoundError(2, "No such file", "x")
+
+    monkeypatch.setattr(cli, "_doctor", broken)
+    with pytest.raises(FileNotFoundError):
+        cli.main(["doctor"])
 
 
 def test_as_a_module_it_prints_json_only_and_exits_with_the_code(trajectories, tmp_path):

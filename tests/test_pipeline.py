@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -60,6 +61,22 @@ def is_up(pid):
     with contextlib.suppress(psutil.NoSuchProcess):
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     return False
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="needs make")
+def test_make_installs_a_gpu_profiles_requirements_after_an_ordinary_set_up(tmp_path):
+    for name in ("Makefile", "requirements.txt", "requirements-gpu.txt", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+
+    def planned(*words):
+        done = subprocess.run(["make", "-n", "setup", *words], cwd=tmp_path, capture_output=True, text=True, check=True)
+        return re.findall(r"pip install .*-r (\S+)", done.stdout), re.findall(r"^touch (\S+)", done.stdout, re.MULTILINE)
+
+    installed, (stamp,) = planned()
+    assert installed == ["requirements.txt"]
+    (tmp_path / stamp).parent.mkdir()
+    (tmp_path / stamp).touch()
+    assert planned() == ([], []) and planned("PROFILE=gpu")[0] == ["requirements-gpu.txt"]
 
 
 @pytest.mark.parametrize(("only", "expected"), [("", list(NEEDS)), ("02", ["01_environment", "02_persona_diversity"])])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -76,29 +78,56 @@ def append_jsonl(path: Path, row: BaseModel | dict) -> None:
             os.close(handle)
 
 
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[IO[bytes]]:
+    """A file's bytes, unpacked if its name ends in `.gz`; a fault on the way becomes an ArtifactError that names the file."""
+    try:
+        with gzip.open(path) if Path(path).suffix == ".gz" else open(path, "rb") as file:
+            yield file
+    except (OSError, EOFError, zlib.error) as error:
+        raise ArtifactError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def iter_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Number (from 1) and text of every line of a UTF-8 file, packed or not, without its end and without a byte order mark.
+
+    Raises:
+        ArtifactError: If the file is missing or cannot be read.
+        SchemaError: If a line is not UTF-8; names file and line.
+    """
+    with reading(path) as file:
+        for number, line in enumerate(file, 1):
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise SchemaError(f"{path}:{number}: not UTF-8 text ({error.reason} at byte {error.start} of the line)") from None
+            yield number, text.removesuffix("\n").removesuffix("\r")
+
+
 def iter_json_lines(path: Path) -> Iterator[tuple[int, dict]]:
-    """Line number (from 1) and object of every non-empty line.
+    """Line number (from 1) and object of every line that is not blank.
 
     Raises:
         ArtifactError: If the file is missing or cannot be read.
         SchemaError: If a line is no JSON object; names file and line.
     """
+    for number, line in iter_lines(path):
+        if line.strip():
+            yield number, _parse_object(line, f"{path}:{number}")
+
+
+def _parse_object(line: str, where: str) -> dict:
     try:
-        with open(path, encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                if not line.strip():
-                    continue
-                try:
-                    value = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise SchemaError(f"{path}:{number}: not valid JSON ({error.msg} at column {error.colno})") from None
-                if not isinstance(value, dict):
-                    raise SchemaError(f"{path}:{number}: expected a JSON object, got {type(value).__name__}")
-                yield number, value
-    except UnicodeDecodeError as error:
-        raise SchemaError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
-    except OSError as error:
-        raise ArtifactError(f"cannot read {path}: {error.strerror or error}") from None
+        value = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise SchemaError(f"{where}: not valid JSON ({error.msg} at column {error.colno})") from None
+    except RecursionError:
+        raise SchemaError(f"{where}: not valid JSON (nested too deeply)") from None
+    except ValueError:
+        raise SchemaError(f"{where}: not valid JSON (a number of too many digits)") from None
+    if not isinstance(value, dict):
+        raise SchemaError(f"{where}: expected a JSON object, got {type(value).__name__}")
+    return value
 
 
 def parse_record(kind: type[T], value: dict, where: str) -> T:

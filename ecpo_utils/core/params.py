@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Optional, Union
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from .errors import ParamsError
 from .schema import Domain
@@ -42,6 +42,13 @@ class Endpoint(BaseModel):
     usd_per_million_prompt_tokens: float = Field(0.0, ge=0)
     usd_per_million_completion_tokens: float = Field(0.0, ge=0)
 
+    @field_validator("base_url")
+    @classmethod
+    def _is_address(cls, value: Optional[str]) -> Optional[str]:
+        if value is not None and not value.startswith(("http://", "https://")):
+            raise ValueError("an address begins with http:// or https://")
+        return value
+
 
 PerDomain = Union[Annotated[int, Field(ge=0)], dict[Domain, Annotated[int, Field(ge=0)]]]  # one number for all domains, or one for each
 
@@ -52,7 +59,7 @@ class Params(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     profile: str
-    seed: int
+    seed: int = Field(ge=0)
     domains: list[Domain] = Field(min_length=1)
 
     # models
@@ -110,6 +117,7 @@ class Params(BaseModel):
     sft_gradient_accumulation_steps: int = Field(ge=1)
     sft_max_length: int = Field(ge=64)
     satisfaction_threshold: int = Field(ge=0, le=5)  # lambda: turns scored at or below it are rewritten
+    verify_rewrites: bool  # whether a rewrite must score higher than its original to make a pair; the paper does not ask
     preference_methods: list[Literal["dpo", "kto", "simpo"]] = Field(min_length=1)
     dpo_learning_rate: float = Field(gt=0)
     dpo_beta: float = Field(gt=0)
@@ -184,18 +192,30 @@ def build_params(values: dict, where: str) -> Params:
         raise _explain(error, where) from None
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML in which no key stands twice, where others let the last one win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [key for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
+        for index, key in enumerate(keys):
+            if key.value in [earlier.value for earlier in keys[:index]]:
+                raise ParamsError(f"{key.start_mark.name}:{key.start_mark.line + 1}: parameter '{key.value}' is given twice; keep one")
+        return super().construct_mapping(node, deep)
+
+
 def load_params_file(path: Path) -> dict:
     """The raw mapping of a params file.
 
     Raises:
-        ParamsError: If the file is missing, is no YAML or holds no mapping.
+        ParamsError: If the file is missing, is no YAML, holds no mapping, or names a parameter twice.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with open(path, encoding="utf-8") as file:
+            values = yaml.load(file, _Loader)
     except FileNotFoundError:
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml") if p.stem != "models"))
         raise ParamsError(f"no profile '{path.stem}' ({path} is missing); there are: {known}") from None
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
         raise ParamsError(f"cannot read {path}: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise ParamsError(f"{path}: expected 'name: value' lines, got {type(values).__name__}")

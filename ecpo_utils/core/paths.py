@@ -25,6 +25,11 @@ def cache_root() -> Path:
     return (Path(base).expanduser() if base else Path.home() / ".cache") / "ecpo"
 
 
+def add_suffix(stem: Path, suffix: str) -> Path:
+    """STEM + suffix. A stem may hold a dot, as `03_simulation.book` does, where `with_suffix` would cut it."""
+    return stem.with_name(stem.name + suffix)
+
+
 @dataclass(frozen=True)
 class RunPaths:
     """Files of one run, `runs/PROFILE/...`. Paper sections read and write only these."""
@@ -87,6 +92,10 @@ class RunPaths:
     def adapter(self, domain: str, name: str) -> Path:
         """Folder of a LoRA adapter in PEFT's layout; vLLM serves it under the folder's name."""
         return self.domain(domain) / "adapters" / name
+
+    def divergence(self, domain: str) -> Path:
+        """How far the preference adapters lie from the SGPT policy."""
+        return self.domain(domain) / "divergence.jsonl"
 
     @property
     def chats(self) -> Path:

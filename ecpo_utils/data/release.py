@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from ..core.artifacts import iter_json_lines, load_jsonl, parse_record
-from ..core.errors import SchemaError
+from ..core.artifacts import iter_json_lines, iter_lines, load_jsonl, parse_record
+from ..core.errors import ArtifactError, SchemaError
 from ..core.schema import Domain, PersonaRecord, Task
 from .amazon import parse_price
-from .release_log import HEADER, RULE, LogDialogue, load_release_log, read_lines
+from .release_log import HEADER, RULE, LogDialogue, load_release_log
 
 __all__ = [
     "Format",
@@ -22,41 +22,56 @@ __all__ = [
     "load_release_tasks",
 ]
 
-Format = Literal["tasks", "personas_v0", "random_personas", "personas", "log"]
-KEYS: dict[Format, tuple[str, ...]] = {  # tried in this order
+Format = Literal["trajectories", "tasks", "personas_v0", "random_personas", "personas", "log"]
+KEYS: dict[Format, tuple[str, ...]] = {  # of JSON lines, tried in this order
+    "trajectories": ("task_id", "turns"),
     "tasks": ("UserID", "Persona", "Items"),
     "personas_v0": ("UserID", "FilledValues"),
     "random_personas": ("UserID", "Persona"),
     "personas": ("user_id", "persona"),
 }
+RELEASED: tuple[Format, ...] = ("tasks", "personas_v0", "random_personas")  # which hold personas
 LINGUISTICS = ("Information Density", "Expression Style", "Tone")
 
 
-def detect_format(path: Path) -> Format:
-    """What a file is: one of the release's layouts, or our `personas.jsonl`.
+def detect_format(path: Path, *wanted: Format) -> Format:
+    """What a file is, by its first line: one of the release's layouts, or our trajectories or personas.
+
+    Args:
+        path: A text file, or one packed as `.gz`.
+        *wanted: Formats that will do; without any, all.
 
     Raises:
-        ArtifactError: If the file is missing or cannot be read (a directory, say).
+        ArtifactError: If the file is missing or cannot be read (a directory, or a pipe, which cannot be read again).
         SchemaError: If it is none of them; names file and line.
     """
-    lines = read_lines(path)
-    first = next((line for line in lines if line.strip() and not RULE.fullmatch(line)), None)
-    if first is None:
-        raise SchemaError(f"{path}: the file is empty; expected {_known()}")
-    if HEADER.fullmatch(first):
+    wanted = wanted or (*KEYS, "log")
+    if path.is_fifo():
+        raise ArtifactError(f"cannot read {path}: a pipe can be read only once; write it to a file first")
+    number, first = next(((n, line) for n, line in iter_lines(path) if line.strip() and not RULE.fullmatch(line)), (0, ""))
+    if not number:
+        raise SchemaError(f"{path}: the file is empty; expected {_describe(wanted)}")
+    if "log" in wanted and HEADER.fullmatch(first):
         return "log"
-    if not first.lstrip().startswith("{"):
-        raise SchemaError(f"{path}:{lines.index(first) + 1}: unknown format, begins {first[:60]!r}; expected {_known()}")
+    if not first.lstrip().startswith(("{", "[")):
+        raise SchemaError(f"{path}:{number}: unknown format, begins {first[:60]!r}; expected {_describe(wanted)}")
     number, row = next(iter_json_lines(path))
-    for name, keys in KEYS.items():
-        if all(key in row for key in keys) and "task_id" not in row:
+    for name in (name for name in KEYS if name in wanted):
+        if all(key in row for key in KEYS[name]) and ("task_id" in row) == ("task_id" in KEYS[name]):
             return name
-    raise SchemaError(f"{path}:{number}: unknown format, an object with the keys {list(row)[:8]}; expected {_known()}")
+    raise SchemaError(f"{path}:{number}: unknown format, an object with the keys {list(row)[:8]}; expected {_describe(wanted)}")
 
 
-def _known() -> str:
-    layouts = ", ".join(f"{name} (keys {', '.join(keys)})" for name, keys in KEYS.items())
-    return f"JSON lines of {layouts}, or a dialogue log ('User N  Item M:')"
+def _describe(wanted: Sequence[Format]) -> str:
+    """Formats as a message lists them, those of this package first."""
+    ours, released = (
+        [f"{name} (keys {', '.join(keys)})" for name, keys in KEYS.items() if name in wanted and (name in RELEASED) == theirs]
+        for theirs in (False, True)
+    )
+    parts = [f"JSON lines of our {' or '.join(ours)}"] if ours else []
+    parts += [f"JSON lines of the release's {', '.join(released)}"] if released else []
+    parts += ["a dialogue log of the release ('User N  Item M:')"] if "log" in wanted else []
+    return ", or ".join(parts)
 
 
 def load_release_tasks(path: Path, domain: Domain) -> list[Task]:
@@ -69,8 +84,7 @@ def load_release_tasks(path: Path, domain: Domain) -> list[Task]:
         ArtifactError: If the file is missing.
         SchemaError: If it is no task file, or a row lacks a key; names file, line and key.
     """
-    if detect_format(path) != "tasks":
-        raise SchemaError(f"{path}: a {detect_format(path)} file, not tasks; expected rows with {', '.join(KEYS['tasks'])}")
+    detect_format(path, "tasks")
     return [_task(row, number, domain, f"{path}:{number}") for number, row in iter_json_lines(path)]
 
 
@@ -108,7 +122,7 @@ def _task_persona(persona: object, where: str) -> dict[str, str]:
 
 
 def load_release_personas(path: Path) -> list[PersonaRecord]:
-    """Personas of any of the release's three layouts, one per row and in file order, duplicates kept.
+    """Personas of any of the release's three layouts (`RELEASED`), one per row and in file order, duplicates kept.
 
     In `personas_v0.jsonl` behavioural traits stand for Activities, content preferences for Interests,
     linguistic traits for Language, basic information and experience feedback for Orientations.
@@ -117,7 +131,7 @@ def load_release_personas(path: Path) -> list[PersonaRecord]:
         ArtifactError: If the file is missing.
         SchemaError: If it is none of the three, or a row lacks a key; names file, line and key.
     """
-    name = detect_format(path)
+    name = detect_format(path, *RELEASED)
     source = "random" if name == "random_personas" else "release"
     records = []
     for where, user_id, persona in _persona_rows(path, name):
@@ -146,7 +160,7 @@ def load_persona_texts(path: Path) -> list[str]:
         ArtifactError: If the file is missing.
         SchemaError: If it is none of these; names file and line.
     """
-    name = detect_format(path)
+    name = detect_format(path, *RELEASED, "personas")
     if name == "personas":
         return [record.persona.text() for record in load_jsonl(path, PersonaRecord)]
     return [" ".join(_strings(persona)) for _, _, persona in _persona_rows(path, name)]
@@ -154,8 +168,6 @@ def load_persona_texts(path: Path) -> list[str]:
 
 def _persona_rows(path: Path, name: Format) -> Iterator[tuple[str, str, dict]]:
     """Place, user id and persona object of every row of a release file."""
-    if name not in ("tasks", "personas_v0", "random_personas"):
-        raise SchemaError(f"{path}: a {name} file, not personas of the release; expected {_known()}")
     key = "FilledValues" if name == "personas_v0" else "Persona"
     for number, row in iter_json_lines(path):
         where = f"{path}:{number}"
@@ -166,8 +178,12 @@ def _persona_rows(path: Path, name: Format) -> Iterator[tuple[str, str, dict]]:
 
 
 def _strings(value: object) -> list[str]:
-    """All non-empty strings in a value, depth first."""
-    if isinstance(value, str):
-        return [value] if value.strip() else []
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return [text for part in parts for text in _strings(part)]
+    """All non-empty strings in a value, depth first. Without recursion, for a file may nest as deep as it likes."""
+    found, waiting = [], [value]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, str):
+            found += [part] if part.strip() else []
+        else:
+            waiting += reversed(list(part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()))
+    return found

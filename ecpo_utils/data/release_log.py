@@ -9,8 +9,8 @@ from pathlib import Path
 
 from pydantic import field_validator
 
-from ..core.artifacts import parse_record
-from ..core.errors import ArtifactError, SchemaError
+from ..core.artifacts import iter_lines, parse_record
+from ..core.errors import SchemaError
 from ..core.schema import Message, Record
 
 logger = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ HEADER = re.compile(r"User (\d+)\s+Item (\d+):\s*")
 RULE = re.compile(r"={80,}\s*")  # 118 after a dialogue, 80 after the footer
 _ROLE = re.compile(r"(user|assistant): ")
 _FOOTER = re.compile(r"(?!Total (?:user tokens|system tokens|rounds):)(Average|Total)\b.*")
-_TOTAL = re.compile(r"Total correct recommendations: (\d+)/(\d+)\s*")
+_TOTAL = re.compile(r"Total correct recommendations: (\d{1,9})/(\d{1,9})\s*")
 _FIELDS = {  # in the order in which a log writes them
     "rec_rewards": "rec_rewards",
     "avg_rec_reward": "avg_rec_reward",
@@ -65,7 +65,10 @@ class LogDialogue(Record):
     @field_validator("rec_rewards", "action_rewards", "expression_rewards", mode="before")
     @classmethod
     def _from_text(cls, value: object) -> object:
-        return json.loads(value.replace("None", "null")) if isinstance(value, str) else value
+        try:
+            return json.loads(value.replace("None", "null")) if isinstance(value, str) else value
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
 
     @property
     def replies(self) -> list[str]:
@@ -78,22 +81,6 @@ class LogDialogue(Record):
         return bool(self.messages) and self.messages[-1]["role"] == "user"
 
 
-def read_lines(path: Path) -> list[str]:
-    """Lines of a UTF-8 text file, without line ends of either kind.
-
-    Raises:
-        ArtifactError: If the file is missing or cannot be read.
-        SchemaError: If it is not UTF-8 text.
-    """
-    try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise ArtifactError(f"cannot read {path}: {error.strerror or error}; expected a file of the release") from None
-    except UnicodeDecodeError as error:
-        raise SchemaError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
-    return text.replace("\r\n", "\n").split("\n")
-
-
 def load_release_log(path: Path) -> list[LogDialogue]:
     """All dialogues of a log, in the log's order (that of completion, not of rows).
 
@@ -103,11 +90,13 @@ def load_release_log(path: Path) -> list[LogDialogue]:
 
     Raises:
         ArtifactError: If the file is missing or cannot be read.
-        SchemaError: If it is no such log or a dialogue is cut; names file and line.
+        SchemaError: If it is no such log, holds no dialogue, or one is cut; names file and line.
     """
-    lines = read_lines(path)
+    lines = [line for _, line in iter_lines(path)]
     starts = [index for index in range(len(lines)) if _starts_dialogue(lines, index)]
-    first = next((i for i, line in enumerate(lines) if line.strip() and not RULE.fullmatch(line)), 0)
+    first = next((i for i, line in enumerate(lines) if line.strip() and not RULE.fullmatch(line)), None)
+    if first is None:
+        raise SchemaError(f"{path}: the log holds no dialogue")
     if not starts or first < starts[0]:
         raise SchemaError(f"{path}:{first + 1}: expected 'User N  Item M:' and a line 'user: ...', got {lines[first][:60]!r}")
     dialogues = [_dialogue(path, lines, start, stop) for start, stop in zip(starts, [*starts[1:], len(lines)], strict=True)]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
 import pandas as pd
 
 from ..core.schema import Action, Step, Trajectory, Turn
 from ..dialogue.agents.actions import render_action
-from .statistics import proportion
-from .tables import Played
+from .statistics import Rate, mean, proportion
+from .tables import Played, rate_columns
 
 SHOWN_CHARACTERS = 160
 
@@ -61,31 +64,37 @@ def render_dialogue(row: Trajectory) -> str:
 
 
 def simulator_conduct(played: Played) -> pd.DataFrame:
-    """Per domain and system the share of dialogues with a leak, a role reversal, a parroted message or a failure."""
-    rows = []
-    for domain, systems in played.items():
-        for name, trajectories in systems.items():
+    """How the simulator behaved, per domain and system, with 95% intervals.
 
-            def share(fault: str, trajectories: list[Trajectory] = trajectories) -> float | None:
-                return proportion(sum(any(fault in t.user_faults for t in row.turns) for row in trajectories), len(trajectories)).value
+    Shares are of dialogues: with a leak, a role reversal, a parroted or an empty message, a failure, a closing by the user.
+    Retries per message are a mean over dialogues; answers, feedback and closings are counted.
+    """
+    return pd.DataFrame(
+        [
+            {"domain": domain, "system": name, "n": len(rows)}
+            | {key: value for title, rate in _conduct(rows).items() for key, value in rate_columns(title, rate).items()}
+            | _policies(rows)
+            for domain, systems in played.items()
+            for name, rows in systems.items()
+        ]
+    )
 
-            policies = [turn.policy for row in trajectories for turn in row.turns[1:]]
-            rows.append(
-                {
-                    "domain": domain,
-                    "system": name,
-                    "n": len(trajectories),
-                    "leak": share("leak"),
-                    "role reversal": share("role_reversal"),
-                    "parrot": share("parrot"),
-                    "empty": share("empty"),
-                    "failed": sum(row.status == "failed" for row in trajectories) / max(1, len(trajectories)),
-                    "ended by user": sum(row.status == "ended_by_user" for row in trajectories) / max(1, len(trajectories)),
-                    "retries per message": sum(turn.user_retries for row in trajectories for turn in row.turns)
-                    / max(1, sum(len(row.turns) for row in trajectories)),
-                    "answers": policies.count("respond_to_clarification"),
-                    "feedback": policies.count("provide_feedback_on_recommendation"),
-                    "closings": policies.count("end_conversation"),
-                }
-            )
-    return pd.DataFrame(rows)
+
+def _conduct(rows: Sequence[Trajectory]) -> dict[str, Rate]:
+    def share(having: Iterable[bool]) -> Rate:
+        return proportion(sum(having), len(rows))
+
+    faults = {"leak": "leak", "role reversal": "role_reversal", "parrot": "parrot", "empty": "empty"}
+    return {
+        **{title: share(any(fault in turn.user_faults for turn in row.turns) for row in rows) for title, fault in faults.items()},
+        "failed": share(row.status == "failed" for row in rows),
+        "ended by user": share(row.status == "ended_by_user" for row in rows),
+        "retries per message": mean(sum(turn.user_retries for turn in row.turns) / len(row.turns) if row.turns else None for row in rows),
+    }
+
+
+def _policies(rows: Sequence[Trajectory]) -> dict[str, int]:
+    """How often each policy was chosen after the opening."""
+    chosen = Counter(turn.policy for row in rows for turn in row.turns[1:])
+    titles = {"respond_to_clarification": "answers", "provide_feedback_on_recommendation": "feedback", "end_conversation": "closings"}
+    return {title: chosen[policy] for policy, title in titles.items()}

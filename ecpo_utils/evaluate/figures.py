@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from ..core.artifacts import write_json, write_text, writing
+from ..core.paths import add_suffix
 from ..core.schema import Domain
 from .diversity import DiversitySummary
 
@@ -235,13 +236,14 @@ def save_exhibit(
         ArtifactError: If a file cannot be written.
     """
     written = [
-        write_text(stem.with_suffix(".csv"), table.to_csv(index=False)),
-        write_json(stem.with_suffix(".json"), {"title": title, **provenance}),
+        write_text(add_suffix(stem, ".csv"), table.to_csv(index=False)),
+        write_json(add_suffix(stem, ".json"), {"title": title, **provenance}),
     ]
     for suffix in (".png", ".pdf") if figure is not None else ():
         buffer = io.BytesIO()
         figure.savefig(buffer, format=suffix[1:], dpi=150, metadata={"CreationDate": None} if suffix == ".pdf" else None)
-        with writing(stem.with_suffix(suffix)):
-            stem.with_suffix(suffix).write_bytes(buffer.getvalue())
-        written.append(stem.with_suffix(suffix))
+        path = add_suffix(stem, suffix)
+        with writing(path):
+            path.write_bytes(buffer.getvalue())
+        written.append(path)
     return written

@@ -23,6 +23,7 @@ class DialogueMetrics:
     Attributes:
         n: Dialogues, failed ones included.
         n_failed: Dialogues that ended in an error; not successful, not recalled.
+        failed_share: Their share; `leak_share` that of dialogues in which the user gave the title away. None for logs.
         success_rate: Share whose target was named by the agent, over all n. Paper: SR.
         recall: Share whose target was ever retrieved, over all n; None where a log does not tell. Paper: R.
         mean_turns: User messages per dialogue, failed dialogues left out.
@@ -33,11 +34,14 @@ class DialogueMetrics:
         system_error_share: Mean over dialogues of the share of replies that only report a system error.
         calls: Chat calls per dialogue by role, cached ones included; empty for logs.
         tokens: Tokens per dialogue by role; for logs those of the messages as logged.
+        total_tokens: Tokens per dialogue, all roles together.
         statuses: Dialogues by status, all four named.
     """
 
     n: int
     n_failed: int
+    failed_share: Rate | None
+    leak_share: Rate | None
     success_rate: Rate
     recall: Rate | None
     mean_turns: Rate
@@ -48,7 +52,20 @@ class DialogueMetrics:
     system_error_share: Rate
     calls: dict[str, Rate]
     tokens: dict[str, Rate]
+    total_tokens: Rate
     statuses: dict[str, int]
+
+    def rates(self) -> dict[str, Rate | None]:
+        """Every rate and mean by name, the four main ones first; None where the dialogues do not tell."""
+        first = ("success_rate", "recall", "mean_turns", "mean_confirmation")
+        last = ("total_tokens", "failed_share", "leak_share", "system_error_share")
+        return {
+            **{name: getattr(self, name) for name in first},
+            **self.sub_scores,
+            **{f"calls {role}": rate for role, rate in self.calls.items()},
+            **{f"tokens {role}": rate for role, rate in self.tokens.items()},
+            **{name: getattr(self, name) for name in last},
+        }
 
 
 def summarize(trajectories: Sequence[Trajectory]) -> DialogueMetrics:
@@ -62,6 +79,8 @@ def summarize(trajectories: Sequence[Trajectory]) -> DialogueMetrics:
     return DialogueMetrics(
         n=n,
         n_failed=statuses["failed"],
+        failed_share=proportion(statuses["failed"], n),
+        leak_share=proportion(statuses["leak"], n),
         success_rate=proportion(sum(_counts(t) and t.recommended_at is not None for t in trajectories), n),
         recall=proportion(sum(_counts(t) and t.retrieved_at is not None for t in trajectories), n),
         mean_turns=mean(len(t.turns) for t in trajectories if t.status != "failed"),
@@ -72,6 +91,7 @@ def summarize(trajectories: Sequence[Trajectory]) -> DialogueMetrics:
         system_error_share=mean(_average([_is_system_error(turn) for turn in _replied(t)]) for t in trajectories),
         calls={role: mean(t.usage[role].calls if role in t.usage else 0 for t in trajectories) for role in roles},
         tokens={role: mean(_tokens(t, role) for t in trajectories) for role in roles},
+        total_tokens=mean(sum(_tokens(t, role) for role in roles) for t in trajectories),
         statuses={status: statuses[status] for status in get_args(Status)},
     )
 
@@ -117,6 +137,8 @@ def summarize_log(dialogues: Sequence[LogDialogue]) -> DialogueMetrics:
     return DialogueMetrics(
         n=n,
         n_failed=0,
+        failed_share=None,
+        leak_share=None,
         success_rate=proportion(sum(d.correct for d in dialogues), n),
         recall=proportion(sum(known), len(known), num_unscored=n - len(known)) if known else None,
         mean_turns=mean(d.rounds for d in dialogues),
@@ -127,6 +149,7 @@ def summarize_log(dialogues: Sequence[LogDialogue]) -> DialogueMetrics:
         system_error_share=mean(_average([text.startswith(LOG_SYSTEM_ERROR) for text in d.replies]) for d in dialogues),
         calls={},
         tokens={"simulator": mean(d.user_tokens for d in dialogues), "cra": mean(d.system_tokens for d in dialogues)},
+        total_tokens=mean(d.user_tokens + d.system_tokens for d in dialogues),
         statuses=dict.fromkeys(get_args(Status), 0) | {"complete": n - by_user, "ended_by_user": by_user},
     )
 

@@ -9,7 +9,7 @@ import pandas as pd
 from ..core.schema import Domain, Trajectory
 from .comparison import Comparison
 from .diversity import DiversitySummary
-from .metrics import DialogueMetrics, summarize
+from .metrics import SUB_SCORES, DialogueMetrics, summarize
 from .paper import paper_results
 from .statistics import Rate
 
@@ -29,7 +29,7 @@ def rate_columns(name: str, rate: Rate | None) -> dict[str, float | None]:
 
 
 def simulation_table(played: Played, profile: str) -> pd.DataFrame:
-    """Success, recall, turns, confirmation and calls of each system, with 95% intervals. Paper: Table 1."""
+    """Success, recall, turns, confirmation, calls and tokens of each system, with 95% intervals. Paper: Table 1."""
     paper, rows = paper_results()["table1"], []
     for (domain, name), metrics in simulation_metrics(played).items():
         published = paper.get(name, {}).get(domain, {})
@@ -41,19 +41,22 @@ def simulation_table(played: Played, profile: str) -> pd.DataFrame:
                 "profile": profile,
                 "n": metrics.n,
                 "failed": metrics.n_failed,
+                **rate_columns("failed_share", metrics.failed_share),
                 "leaks": metrics.statuses["leak"],
+                **rate_columns("leak_share", metrics.leak_share),
                 **rate_columns("success_rate", metrics.success_rate),
                 "paper_SR": published.get("SR"),
                 **rate_columns("recall", metrics.recall),
                 "paper_R": published.get("R"),
                 **rate_columns("mean_turns", metrics.mean_turns),
                 **rate_columns("mean_confirmation", metrics.mean_confirmation),
+                **{key: value for score in SUB_SCORES for key, value in rate_columns(score, metrics.sub_scores[score]).items()},
                 "replies": metrics.num_replies,
                 "unscored_replies": metrics.num_unscored_replies,
                 **rate_columns("system_error_share", metrics.system_error_share),
                 **rate_columns("agent_calls", agent),
                 **rate_columns("simulator_calls", metrics.calls.get("simulator")),
-                "tokens": sum(rate.value or 0 for rate in metrics.tokens.values()),
+                **rate_columns("tokens", metrics.total_tokens),
             }
         )
     return pd.DataFrame(rows)
@@ -84,10 +87,22 @@ def short_simulation_table(table: pd.DataFrame) -> pd.DataFrame:
                 "R paper": row["paper_R"],
                 "turns": _cell(row, "mean_turns"),
                 "EC (0-5)": _cell(row, "mean_confirmation"),
-                "agent calls": None if pd.isna(row["agent_calls"]) else round(row["agent_calls"], 1),
+                "flexibility (0-2)": _cell(row, "flexibility"),
+                "coherence (0-2)": _cell(row, "coherence"),
+                "guidance (0-1)": _cell(row, "guidance"),
+                "agent calls": _cell(row, "agent_calls", 1, missing=""),
+                "tokens": _cell(row, "tokens", 0),
             }
             for _, row in table.iterrows()
         ]
+    )
+
+
+def short_conduct_table(table: pd.DataFrame) -> pd.DataFrame:
+    """`dialogues.simulator_conduct` for reading: intervals in the cell."""
+    columns = [name for name in table if not name.endswith(("_low", "_high", "_n"))]
+    return pd.DataFrame(
+        [{name: _cell(row, name) if f"{name}_low" in row else row[name] for name in columns} for _, row in table.iterrows()]
     )
 
 

@@ -68,13 +68,13 @@ def log_transcript(dialogue: LogDialogue) -> Transcript:
 
 
 def load_transcripts(path: Path) -> list[Transcript]:
-    """Dialogues of a trajectories file, or of a released log (`.log`).
+    """Dialogues of a trajectories file, or of a released log (`.log`), either packed as `.gz` or not.
 
     Raises:
         ArtifactError: If the file is missing or cannot be read.
         SchemaError: If it is of neither format, holds no dialogue, or a task twice.
     """
-    if path.suffix == ".log":
+    if path.name.endswith((".log", ".log.gz")):
         found = [log_transcript(dialogue) for dialogue in load_release_log(path)]
     else:
         found = [trajectory_transcript(row) for row in load_jsonl(path, Trajectory)]

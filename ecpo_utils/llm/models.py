@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import fnmatch
+import hashlib
 import json
 import logging
 import os
@@ -32,7 +34,7 @@ from ..core.paths import cache_root, repository_root
 logger = logging.getLogger(__name__)
 
 HUB_TIMEOUT_S = 5.0
-LOADED = ("*.safetensors", "*.json", "tokenizer*", "*.txt")  # what a loader reads of a hub-only model
+LOADED = ("*.safetensors", "*.json", "*.jinja", "tokenizer*", "*.txt")  # what a loader reads of a hub-only model
 
 
 class Package(BaseModel):
@@ -148,11 +150,12 @@ def weights_hashes(name: str) -> dict[str, str]:
     if not (folder := locate_model(name)):
         raise ModelError(f"{name} is not on this machine; get it with: ecpo models fetch {name}")
     stamp = _stamp(folder).with_name(f"loaded_{_stamp(folder).name}")
-    known = json.loads(stamp.read_text()) if stamp.is_file() else {}
+    known = _load_state(stamp)
     names = sorted({path.name for pattern in LOADED for path in folder.glob(pattern)} - {"hub_files.json"})
     facts = _facts(dict.fromkeys(names, ""), folder)
     for file, fact in facts.items():
-        fact[0] = known[file][0] if known.get(file, [None])[1:] == fact[1:] else sha256_file(folder / file)
+        before = known.get(file)
+        fact[0] = before[0] if isinstance(before, list) and before[1:] == fact[1:] else sha256_file(folder / file)
     if facts != known:
         _remember(stamp, facts)
     return {file: fact[0] for file, fact in facts.items()}
@@ -242,12 +245,12 @@ def _is_verified(model: Model, folder: Path) -> bool:
         return False
     stamp = _stamp(folder)
     facts = _facts(files, folder)
-    if stamp.is_file() and json.loads(stamp.read_text()) == facts:
+    if _load_state(stamp) == facts:
         return True
     for file, expected in files.items():
-        actual = sha256_file(folder / file)
+        actual = _hash(folder / file, expected)
         if actual != expected:
-            message = f"{folder / file} has SHA-256 {actual[:16]}..., expected {expected[:16]}... for {model.name}"
+            message = f"{folder / file} has {_hash_name(expected)} {actual[:16]}..., expected {expected[:16]}... for {model.name}"
             if folder == _hub_cache_folder(model):
                 logger.info("%s; the hub's cache holds another revision", message)
                 return False
@@ -270,17 +273,37 @@ def _remember(stamp: Path, facts: dict) -> None:
 
 def _hub_files(folder: Path) -> dict[str, str]:
     """Hashes that the hub stated when a hub-only model was downloaded."""
-    path = folder / "hub_files.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return {file: known for file, known in _load_state(folder / "hub_files.json").items() if isinstance(known, str)}
+
+
+def _load_state(path: Path) -> dict:
+    """What we noted in a JSON file; nothing where there is none, or a crash or full disk spoilt it."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _hash(path: Path, expected: str) -> str:
+    """A file's hash of the kind that is expected: SHA-256, or git's SHA-1, which is what the hub states of small files."""
+    if len(expected) == 64:
+        return sha256_file(path)
+    data = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
+
+def _hash_name(expected: str) -> str:
+    return "SHA-256" if len(expected) == 64 else "git SHA-1"
 
 
 def _check_arrived(model: Model, files: dict[str, str], folder: Path, source: str) -> bool:
     for file, expected in files.items():
         path = folder / file
-        actual = sha256_file(path) if path.is_file() else "missing"
+        actual = _hash(path, expected) if path.is_file() else "missing"
         if actual != expected:
             shutil.rmtree(folder)
-            raise ModelError(f"{source}: {file} arrived with SHA-256 {actual[:16]}, expected {expected[:16]}; removed")
+            raise ModelError(f"{source}: {file} arrived with {_hash_name(expected)} {actual[:16]}, expected {expected[:16]}; removed")
     shutil.rmtree(model.folder, ignore_errors=True)  # incomplete, or it would have been used
     folder.rename(model.folder)
     _remember(_stamp(model.folder), _facts(files, model.folder))
@@ -297,10 +320,10 @@ def _from_hub(model: Model) -> bool:
     partial = model.beside(".partial")
     try:
         info = HfApi().model_info(model.hub, files_metadata=True, timeout=HUB_TIMEOUT_S)
-        stated = {s.rfilename: s.lfs.sha256 for s in info.siblings if s.lfs}
-        wanted = model.files or {f: h for f, h in stated.items() if f.endswith(".safetensors") and "/" not in f}
-        patterns = list(wanted) + ([] if model.files else list(LOADED[1:]))
-        snapshot_download(model.hub, revision=info.sha, local_dir=partial, allow_patterns=patterns, etag_timeout=HUB_TIMEOUT_S)
+        wanted = model.files or {s.rfilename: s.lfs.sha256 if s.lfs else s.blob_id for s in info.siblings if _is_loaded(s.rfilename)}
+        if not model.files and not any(file.endswith(".safetensors") for file in wanted):
+            raise ModelError(f"hub: {model.hub} has no safetensors file")
+        snapshot_download(model.hub, revision=info.sha, local_dir=partial, allow_patterns=list(wanted), etag_timeout=HUB_TIMEOUT_S)
     except GatedRepoError:
         raise ModelError(f"hub: {model.hub} is gated; accept its licence there and set HF_TOKEN") from None
     except RepositoryNotFoundError:
@@ -312,11 +335,14 @@ def _from_hub(model: Model) -> bool:
         raise ModelError(f"hub: not reachable ({type(error).__name__})") from None
     shutil.rmtree(partial / ".cache", ignore_errors=True)
     if not model.files:
-        if not wanted:
-            shutil.rmtree(partial)
-            raise ModelError(f"hub: {model.hub} has no safetensors file")
+        wanted = {file: stated or sha256_file(partial / file) for file, stated in wanted.items()}  # mirrors may state none of small files
         write_json(partial / "hub_files.json", wanted)
     return _check_arrived(model, wanted, partial, "hub")
+
+
+def _is_loaded(file: str) -> bool:
+    """Whether a loader reads this file of a hub-only model; weights in folders are of other formats."""
+    return any(fnmatch.fnmatch(file, pattern) for pattern in LOADED) and not (file.endswith(".safetensors") and "/" in file)
 
 
 def _from_packages(model: Model) -> bool:

@@ -1,6 +1,7 @@
 """Files between stages: whole or not at all, resumable, with file and line in every error."""
 
 import errno
+import gzip
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ import pytest
 from ecpo_utils.core.artifacts import (
     append_jsonl,
     digest,
+    iter_json_lines,
     load_jsonl,
     load_resumable,
     sha256_file,
@@ -76,6 +78,8 @@ def test_file_that_is_not_there_yet_resumes_from_nothing(tmp_path):
     [
         ('{"item_id": "9", "ti', r"items\.jsonl:2: not valid JSON"),
         ("[1, 2]", r"items\.jsonl:2: expected a JSON object, got list"),
+        ("[" * 100_000, r"items\.jsonl:2: not valid JSON \(nested too deeply\)"),
+        ('{"price": ' + "9" * 5_000 + "}", r"items\.jsonl:2: not valid JSON \(a number of too many digits\)"),
         ('{"item_id": "9"}', r"items\.jsonl:2: title: "),
         ('{"item_id": "9", "title": "t", "prize": 1}', r"items\.jsonl:2: prize: "),
         ('{"item_id": "9", "title": "t", "price": "cheap"}', r"items\.jsonl:2: price: "),
@@ -95,10 +99,30 @@ def test_empty_lines_are_skipped_but_counted(items):
         load_jsonl(items, Item)
 
 
-def test_file_that_is_no_text_is_named(tmp_path):
-    (tmp_path / "a.jsonl").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(SchemaError, match=r"a\.jsonl: not UTF-8"):
-        load_jsonl(tmp_path / "a.jsonl", Item)
+def test_line_that_is_no_text_is_named(items):
+    items.write_bytes(b"\n" + items.read_bytes() + b'{"item_id": "3", "title": "Mis\xe9rables"}\n')
+    with pytest.raises(SchemaError, match=r"items\.jsonl:4: not UTF-8 text \(.* at byte 30 of the line\)"):
+        load_jsonl(items, Item)
+
+
+def test_byte_order_mark_and_dos_line_ends_change_nothing(items):
+    items.write_bytes(b"\xef\xbb\xbf" + items.read_bytes().replace(b"\n", b"\r\n"))
+    assert load_jsonl(items, Item) == ITEMS
+
+
+def test_packed_file_is_read_like_the_file_itself(items):
+    packed = items.with_name("items.jsonl.gz")
+    packed.write_bytes(gzip.compress(items.read_bytes()))
+    assert load_jsonl(packed, Item) == ITEMS and list(iter_json_lines(packed)) == list(iter_json_lines(items))
+
+
+@pytest.mark.parametrize("spoil", [lambda data: data[:-20], lambda data: b"{}" + data, lambda data: data[:12] + b"\xff" * 20 + data[32:],
+                                   lambda data: data + b"more"])  # fmt: skip
+def test_broken_packed_file_is_named(items, spoil):
+    packed = items.with_name("items.jsonl.gz")
+    packed.write_bytes(spoil(gzip.compress(items.read_bytes())))
+    with pytest.raises(ArtifactError, match=rf"cannot read {packed}: ."):
+        load_jsonl(packed, Item)
 
 
 def test_missing_file_and_folder_in_its_place_are_named(tmp_path):

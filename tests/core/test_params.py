@@ -79,7 +79,7 @@ def test_missing_model_of_a_role_is_named(values):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("seed", "seven"), ("seed", 1.5), ("seed", None), ("domains", "book"), ("domains", ["books"]), ("domains", []),
+        ("seed", "seven"), ("seed", 1.5), ("seed", None), ("seed", -1), ("domains", "book"), ("domains", ["books"]), ("domains", []),
         ("max_turns", 0), ("test_share", 1.0), ("simulator_temperature", -0.1), ("judge", "gpt-4o"), ("simulator_mode", "both"),
         ("judge", {"provider": "ollama", "model": "m"}), ("judge", {"provider": "openai", "model": "m", "max_concurrency": 0}),
     ],
@@ -89,6 +89,15 @@ def test_mistyped_or_out_of_range_value_is_named(values, name, value):
         build_params({**values, name: value}, "here")
 
 
+@pytest.mark.parametrize("url", ["localhost:8000/v1", "api.example.org", "", "ftp://example.org"])
+def test_address_without_http_is_named(values, url):
+    values["judge"] = {"provider": "openai", "model": "m", "base_url": url}
+    with pytest.raises(ParamsError, match=r"parameter 'judge\.base_url' is '.*an address begins with http:// or https://"):
+        build_params(values, "here")
+    values["judge"]["base_url"] = "http://localhost:8000/v1"
+    assert build_params(values, "here").judge.base_url == "http://localhost:8000/v1"
+
+
 def test_missing_profile_lists_the_others(tmp_path):
     (tmp_path / "quick.yaml").write_text("profile: quick\n")
     (tmp_path / "models.yaml").write_text("models: {}\n")
@@ -96,7 +105,23 @@ def test_missing_profile_lists_the_others(tmp_path):
         load_profile(tmp_path / "quik.yaml")
 
 
-@pytest.mark.parametrize("text", ["a: [1", "- a\n- b\n", "", "just words\n", "a: \t- b"])
+@pytest.mark.parametrize(("text", "line", "name"), [
+    ("profile: mine\nseed: 0\ndomains: [book]\nseed: 1\n", 4, "seed"),
+    ("profile: mine\njudge: {provider: openai, model: a,\n  model: b}\n", 3, "model"),
+])  # fmt: skip
+def test_parameter_that_is_given_twice_is_named_with_its_line(tmp_path, text, line, name):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ParamsError, match=rf"^{path}:{line}: parameter '{name}' is given twice; keep one$"):
+        load_profile(path)
+
+
+def test_merged_keys_may_be_overridden(tmp_path):
+    (tmp_path / "mine.yaml").write_text("a: &base {x: 1, y: 2}\nb: {<<: *base, y: 3}\n")
+    assert load_params_file(tmp_path / "mine.yaml")["b"] == {"x": 1, "y": 3}
+
+
+@pytest.mark.parametrize("text", ["a: [1", "- a\n- b\n", "", "just words\n", "a: \t- b", "a: " + "[" * 5000, "a: !!map [1]", "? [a]\n: b"])
 def test_file_that_is_no_mapping_is_one_line_that_names_it(tmp_path, text):
     path = tmp_path / "mine.yaml"
     path.write_text(text)

@@ -1,7 +1,9 @@
 """The release's files: small ones written here, and the published ones where they lie beside the repository."""
 
+import gzip
 import json
 import logging
+import os
 from pathlib import Path
 from statistics import mean
 
@@ -232,10 +234,58 @@ def test_a_directory_or_missing_file_is_an_artifact_error(tmp_path):
 
 
 def test_a_log_is_refused_where_tasks_or_personas_are_wanted(log):
-    with pytest.raises(SchemaError, match="a log file, not tasks"):
+    with pytest.raises(SchemaError, match=r"a\.log:1: unknown format, begins 'User 5  Item 0:'; expected .* the release's tasks"):
         load_release_tasks(log, "book")
-    with pytest.raises(SchemaError, match="a log file, not personas"):
+    with pytest.raises(SchemaError, match=r"expected JSON lines of our personas \(keys .*\), or JSON lines of the release's "):
         load_persona_texts(log)
+
+
+def test_the_format_is_told_by_the_first_line_and_not_by_the_name(tmp_path, log):
+    assert detect_format(log.rename(tmp_path / "log.jsonl"), "trajectories", "log") == "log"
+    assert detect_format(save(tmp_path / "rule.txt", f"\n{RULE}\n\n{block(5)}"), "trajectories", "log") == "log"
+    rows = save_rows(tmp_path / "rows.log", {"task_id": "t", "turns": []})
+    assert detect_format(rows) == detect_format(rows, "trajectories", "log") == "trajectories"
+    with pytest.raises(SchemaError, match=r"t\.log:1: unknown format, an object .*; expected .* our trajectories .*, or a dialogue log"):
+        detect_format(save_rows(tmp_path / "t.log", TASK), "trajectories", "log")
+
+
+def test_a_pipe_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ArtifactError, match="a pipe can be read only once"):
+        detect_format(tmp_path / "pipe")
+
+
+def test_a_packed_log_reads_the_same(tmp_path, log):
+    packed = save(tmp_path / "b.log.gz", gzip.compress(log.read_bytes()))
+    assert detect_format(packed) == "log" and load_release_log(packed) == load_release_log(log)
+
+
+@pytest.mark.parametrize("content", ["", "\n \n", f"{RULE}\n\n"])
+def test_an_empty_log_is_said_to_hold_no_dialogue(tmp_path, content):
+    with pytest.raises(SchemaError, match=r"a\.log: the log holds no dialogue"):
+        load_release_log(save(tmp_path / "a.log", content))
+
+
+def test_a_line_of_a_log_that_is_no_text_is_named(tmp_path, log):
+    lines = log.read_bytes().split(b"\n")
+    lines[2] = b"assistant: Mis\xe9rables"
+    with pytest.raises(SchemaError, match=r"b\.log:3: not UTF-8 text"):
+        load_release_log(save(tmp_path / "b.log", b"\n".join(lines)))
+
+
+@pytest.mark.parametrize(("old", "new"), [("[4, 3]", "[" * 50_000), ("rounds: {rounds}", "rounds: " + "3" * 5000)])
+def test_fields_no_reader_can_hold_are_named(tmp_path, old, new):
+    with pytest.raises(SchemaError, match=r"a\.log:10: "):
+        load_release_log(save(tmp_path / "a.log", block(5, fields=FIELDS.replace(old, new))))
+
+
+def test_a_footer_of_too_many_digits_is_passed_over(tmp_path):
+    assert len(load_release_log(save(tmp_path / "a.log", block(5) + FOOTER.format(correct="9" * 5000, n=1)))) == 1
+
+
+def test_a_persona_may_nest_deeply(tmp_path):
+    text = '{"UserID": "u", "Persona": {"a": ' + '{"b": ' * 400 + '"deep"' + "}" * 400 + ', "c": ["x", "y"]}}\n'
+    assert load_persona_texts(save(tmp_path / "r.jsonl", text)) == ["deep x y"]
 
 
 def test_our_own_tasks_are_not_taken_for_personas(tmp_path):

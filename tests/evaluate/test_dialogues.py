@@ -4,6 +4,7 @@ import pytest
 
 from ecpo_utils.core.schema import Action, Confirmation, Item, Persona, Retrieval, Step, Trajectory, Turn
 from ecpo_utils.evaluate.dialogues import render_dialogue, simulator_conduct
+from ecpo_utils.evaluate.tables import short_conduct_table
 
 TARGET = Item(item_id="g1", title="Harbour of Glass", categories=["Video Games", "Simulation"])
 
@@ -61,11 +62,17 @@ def test_conduct_by_hand(whole):
     broken = dialogue([], "failed", error="x")
     table = simulator_conduct({"game": {"actcrs_expert": [whole, leak, reversal, broken]}})
     row = table.iloc[0].to_dict()
-    assert row | {"retries per message": None} == {
+    values = {name: value for name, value in row.items() if not name.endswith(("_low", "_high", "_n"))}
+    assert values | {"retries per message": None} == {
         "domain": "game", "system": "actcrs_expert", "n": 4, "leak": 0.25, "role reversal": 0.25, "parrot": 0.25, "empty": 0.0,
         "failed": 0.25, "ended by user": 0.25, "retries per message": None, "answers": 1, "feedback": 2, "closings": 1,
     }  # fmt: skip
-    assert row["retries per message"] == pytest.approx(3 / 7)
+    assert row["retries per message"] == pytest.approx((0 + 2 + 1 / 2) / 3) and row["retries per message_n"] == 3
+    for name in ("leak", "role reversal", "parrot", "empty", "failed", "ended by user", "retries per message"):
+        assert row[f"{name}_low"] <= row[name] <= row[f"{name}_high"] and row[f"{name}_n"] in (3, 4)
+    short = short_conduct_table(table)
+    assert list(short) == list(values) and short.iloc[0]["leak"] == "0.25 [0.05, 0.70]" and short.iloc[0]["closings"] == 1
+    assert short.iloc[0]["retries per message"].startswith("0.83 [") and short.iloc[0]["retries per message"].endswith("] n=3")
 
 
 def test_a_fault_counts_once_per_dialogue():

@@ -81,11 +81,21 @@ def test_calls_and_tokens_are_per_dialogue_and_an_absent_role_is_zero():
     metrics = summarize([first, trajectory(turns=[turn(0)], usage={"simulator": Usage(calls=2, prompt_tokens=8)})])
     assert {role: rate.value for role, rate in metrics.calls.items()} == {"cra": 1.5, "simulator": 1.0}
     assert {role: rate.value for role, rate in metrics.tokens.items()} == {"cra": 50.0, "simulator": 4.0}
+    total = metrics.total_tokens
+    assert (total.value, total.low, total.high, total.n) == (54.0, 8.0, 100.0, 2)
 
 
 def test_system_error_share_counts_replies_of_unusable_actions():
     broken = trajectory(turns=[turn(0), turn(1, action="invalid"), turn(2, reply=SYSTEM_ERROR, action="search"), turn(3)])
     assert summarize([broken, trajectory(turns=[turn(0)])]).system_error_share.value == 0.25
+
+
+def test_failed_and_leaked_dialogues_are_shares_too():
+    metrics = summarize([trajectory("leak"), trajectory("failed"), trajectory("failed"), trajectory("complete", [turn(0)])])
+    assert (metrics.failed_share.value, metrics.leak_share.value, metrics.leak_share.n) == (0.5, 0.25, 4)
+    assert metrics.leak_share.low < 0.25 < metrics.leak_share.high
+    log = summarize_log([log_dialogue()])
+    assert (log.failed_share, log.leak_share, log.total_tokens.value) == (None, None, 30.0)
 
 
 def test_every_status_is_counted():

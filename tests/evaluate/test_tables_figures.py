@@ -69,7 +69,10 @@ def test_simulation_table_by_hand(table):
     assert got["mean_turns"] == pytest.approx(5 / 3)  # 2, 1 and 2 of the three that did not fail
     assert got["mean_confirmation"] == pytest.approx((4 + 1 + 5) / 3)
     assert got["agent_calls"] == pytest.approx(9 / 4) and got["simulator_calls"] == pytest.approx(18 / 4)
-    assert got["tokens"] == pytest.approx(3 * 120 / 4)
+    assert got[["tokens", "tokens_n"]].tolist() == [pytest.approx(3 * 120 / 4), 4] and got["tokens_low"] < 90 < got["tokens_high"]
+    assert got[["flexibility", "coherence", "guidance"]].tolist() == pytest.approx([4 / 3, (1.5 + 1 + 2) / 3, (0.5 + 0 + 1) / 3])
+    assert got[["failed_share", "failed_share_n", "leak_share", "leak_share_low"]].tolist() == [0.25, 4, 0.0, 0.0]
+    assert got["failed_share_low"] < 0.25 < got["failed_share_high"] and got["leak_share_high"] > 0.3
     poor = row(table, system="actcrs_base")
     assert poor[["n", "failed", "leaks", "success_rate", "mean_confirmation"]].tolist() == [2, 0, 1, 0.0, 0.0]
 
@@ -97,7 +100,9 @@ def test_short_table_has_intervals_in_its_cells(table):
     short = short_simulation_table(table)
     assert len(short) == len(table)
     assert short.iloc[0]["SR"].startswith("0.50 [0.") and short.iloc[0]["SR paper"] == 0.53
-    assert short.iloc[0]["agent calls"] == 2.2
+    assert short.iloc[0]["agent calls"].startswith("2.2 [0.") and short.iloc[0]["tokens"].startswith("90 [")
+    assert short.iloc[0]["turns"].startswith("1.67 [") and short.iloc[0]["turns"].endswith("] n=3")  # of four, one failed
+    assert short.iloc[0]["flexibility (0-2)"].startswith("1.33 [")
 
 
 def test_short_table_says_unscored_where_nothing_was_scored():
@@ -105,7 +110,8 @@ def test_short_table_says_unscored_where_nothing_was_scored():
     short = short_simulation_table(simulation_table(played, "quick"))
     assert short["EC (0-5)"].tolist() == ["unscored", "unscored"]
     assert short["turns"].tolist() == ["1.00", "unscored"]
-    assert short["agent calls"].isna().tolist() == [False, True]
+    assert short["flexibility (0-2)"].tolist() == ["unscored", "unscored"]
+    assert short["agent calls"].tolist() == ["3.0", ""]
 
 
 def test_short_table_of_failed_dialogues_only():
@@ -231,6 +237,17 @@ def test_provenance_tells_commit_params_digest_seed_models_and_versions(run, tab
     assert saved["prompts_digest"] and saved["device"]
 
 
+def test_one_domains_exhibit_leaves_that_of_all_domains_alone(run, table, figures):
+    alone = dataclasses.replace(run.paths, scope="book").figure("03_simulation")
+    for stem, rows in ((run.paths.figure("03_simulation"), table), (alone, table[table["domain"] == "book"])):
+        save_exhibit(stem, rows, {}, title="t", figure=figures["simulation"])
+    suffixes = (".csv", ".json", ".pdf", ".png")
+    assert sorted(path.name for path in alone.parent.iterdir()) == sorted(
+        f"03_simulation{domain}{suffix}" for domain in ("", ".book") for suffix in suffixes
+    )
+    assert [len(pd.read_csv(alone.with_name(f"03_simulation{domain}.csv"))) for domain in ("", ".book")] == [4, 2]
+
+
 def test_a_table_alone_is_csv_and_json(run, table):
     written = save_exhibit(run.paths.figure("table"), table, {}, title="t")
     assert sorted(path.suffix for path in written) == [".csv", ".json"]
@@ -272,11 +289,20 @@ def test_report_of_a_table_without_rows_says_so(checkout, run):
     assert "Released logs" in page and "Nothing to show in this run" in page
 
 
-def test_report_lists_the_notebooks_of_one_domain(checkout, run):
-    run.paths = dataclasses.replace(run.paths, scope="book")
-    run.finish(dialogues=1)
+@pytest.mark.parametrize("scopes", [["book"], ["all"], ["book", "all"]])
+def test_report_shows_runs_of_one_domain_after_those_of_all(checkout, run, table, figures, scopes):
+    for scope in scopes:
+        run.paths = dataclasses.replace(run.paths, scope=scope)
+        save_exhibit(run.paths.figure("03_simulation"), table, run.provenance(), title="Table 1", figure=figures["simulation"])
+        save_exhibit(run.paths.figure("03_conduct"), table[["domain", "n"]], run.provenance(), title="Conduct")
+        run.finish(dialogues=1)
     write_report("quick")
-    assert "03_simulation.book" in (checkout / "runs" / "quick" / "report.html").read_text()
+    page = (checkout / "runs" / "quick" / "report.html").read_text()
+    assert ("<td>03_simulation.book<" in page) == ("book" in scopes) and ("<td>03_simulation<" in page) == ("all" in scopes)
+    titles = [title.partition("</h2>")[0] for title in page.split("<h2>")[2:]]
+    assert titles == [f"{title}{domain}" for title in ("Conduct", "Table 1") for scope, domain in (("all", ""), ("book", ", book alone"))
+                      if scope in scopes]  # fmt: skip
+    assert page.count("<img") == len(scopes)
 
 
 def test_report_before_any_run_says_what_to_run(checkout):

@@ -1,5 +1,6 @@
 """What a judge reads: dialogues of both formats, odd texts, pairs, and the release's cut at line breaks."""
 
+import gzip
 import json
 import logging
 import random
@@ -84,6 +85,9 @@ def test_files_of_both_formats_are_loaded(tmp_path):
         block(3, "user: Hello.", "assistant: Hi.", "", "1. Emma") + block(0, "user: Hello.", "assistant: Yes?")
     )
     assert [t.task_id for t in load_transcripts(tmp_path / "ecpo.jsonl")] == ["game/u1/g1", "game/u2/g1"]
+    for name in ("ecpo.jsonl", "ecpo.log"):
+        (tmp_path / f"{name}.gz").write_bytes(gzip.compress((tmp_path / name).read_bytes()))
+        assert load_transcripts(tmp_path / f"{name}.gz") == load_transcripts(tmp_path / name)
     assert load_transcripts(tmp_path / "ecpo.log") == [
         said("Hello.", "Hi.\n\n1. Emma", task="user 3 item 0"), said("Hello.", "Yes?", task="user 0 item 0"),
     ]  # fmt: skip
@@ -106,7 +110,7 @@ def test_odd_texts_come_through_both_formats(tmp_path, text):
         ("a.jsonl", "\n\n", r"a\.jsonl holds no dialogue"),
         ("a.jsonl", "User 0  Item 0:\n", r"a\.jsonl:1: not valid JSON"),
         ("a.jsonl", '{"task_id": "t"}\n', r"a\.jsonl:1: domain: Field required"),
-        ("a.log", "", r"a\.log:1: expected 'User N  Item M:'"),
+        ("a.log", "", r"a\.log: the log holds no dialogue"),
         ("a.log", '{"task_id": "t"}\n', r"a\.log:1: expected 'User N  Item M:'"),
         ("a.log", block(4, "user: a", "assistant: b") * 2, r"a\.log holds task 'user 4 item 0' twice"),
     ],

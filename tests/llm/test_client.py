@@ -48,10 +48,10 @@ def cache(tmp_path):
 def make_client(stub_endpoint, cache, tmp_path):
     """Clients of the stub; keywords are the endpoint's."""
 
-    def make(role="judge", *, key=KEY, identity="stub m", limit=None, seed=0, **fields):
+    def make(role="judge", *, key=KEY, identity="stub m", limit=None, seed=0, address=None, **fields):
         fields = {"provider": "openai", "model": "m", "base_url": stub_endpoint.base_url, "max_retries": 2, "timeout_s": 5.0, **fields}
         endpoint = Endpoint(**fields)
-        return ChatClient(role, endpoint, base_url=endpoint.base_url, api_key=key, identity=identity, cache=cache,
+        return ChatClient(role, endpoint, base_url=address or endpoint.base_url, api_key=key, identity=identity, cache=cache,
                           calls_log=tmp_path / "calls.jsonl", limit=limit, seed=seed)  # fmt: skip
 
     return make
@@ -227,7 +227,7 @@ def test_refused_connection_names_the_address_and_is_fatal(ask, make_client):
 
 def test_address_without_http_is_fatal_and_told(ask, make_client):
     with pytest.raises(EndpointError, match=r"judge endpoint localhost:8000/v1/ .*an address begins with http:// or https://") as caught:
-        ask(make_client(base_url="localhost:8000/v1", max_retries=0))
+        ask(make_client(address="localhost:8000/v1", max_retries=0))  # of an environment variable
     assert caught.value.fatal
 
 

@@ -335,6 +335,7 @@ def test_hashes_of_a_hub_only_model_are_those_that_the_hub_states(hub):
     register(kind="transformers", files=None, hub=REPO)
     folder = fetch_model(NAME)
     assert {path.name for path in folder.iterdir()} == {"model.safetensors", "config.json", "tokenizer.json", "hub_files.json"}
+    assert hub.downloads("config.json") and not hub.downloads("onnx/model.onnx")
     hub.requests.clear()
     assert fetch_model(NAME) == folder and not hub.requests
     (folder / "model.safetensors").write_bytes(b"spoilt")
@@ -348,6 +349,49 @@ def test_wrong_file_of_a_hub_only_model_is_removed(here, hub):
     with pytest.raises(ModelError, match="model.safetensors arrived with"):
         fetch_model(NAME)
     assert leftovers(here) == []
+
+
+@pytest.fixture
+def hub_only(hub):
+    """A hub-only model with small files and a chat template."""
+    hub.files |= {"model.safetensors": WEIGHTS, "config.json": b"{}", "chat_template.jinja": b"{{ m }}", "1_Pooling/config.json": b"[]"}
+    hub.small |= {"config.json", "chat_template.jinja", "1_Pooling/config.json", "README.md"}
+    register(kind="transformers", files=None, hub=REPO)
+    return hub
+
+
+@pytest.mark.parametrize("file", ["config.json", "chat_template.jinja", "1_Pooling/config.json"])
+def test_small_files_of_a_hub_only_model_are_checked_too(here, hub_only, file):
+    hub_only.served[file] = hub_only.files[file][::-1]
+    with pytest.raises(ModelError, match=f"hub: {file} arrived with git SHA-1 .*removed"):
+        fetch_model(NAME)
+    assert leftovers(here) == []
+    hub_only.served.clear()
+    folder = fetch_model(NAME)
+    assert (folder / file).read_bytes() == hub_only.files[file] and locate_model(NAME) == folder
+    assert {"config.json", "chat_template.jinja"} < set(weights_hashes(NAME))
+    (folder / file).write_bytes(b"spoilt")
+    assert locate_model(NAME) is None and not folder.exists()
+
+
+def test_small_files_that_the_hub_states_no_hash_of_are_remembered_as_they_came(hub_only):
+    hub_only.states_blobs = False
+    folder = fetch_model(NAME)
+    assert locate_model(NAME) == folder
+    (folder / "config.json").write_bytes(b"spoilt")
+    assert locate_model(NAME) is None
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff", b'{"config.json": 5}', b"[" * 100_000])
+def test_notes_that_a_crash_spoilt_count_as_none(here, hub_only, content):
+    folder = fetch_model(NAME)
+    hashes = weights_hashes(NAME)
+    for stamp in (here / "cache" / "verified").iterdir():
+        stamp.write_bytes(content)
+    assert locate_model(NAME) == folder and weights_hashes(NAME) == hashes
+    (folder / "hub_files.json").write_bytes(content)
+    assert locate_model(NAME) is None
+    assert fetch_model(NAME) == folder and weights_hashes(NAME) == hashes
 
 
 def test_hub_only_model_without_weights_is_refused(hub):
