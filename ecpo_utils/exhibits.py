@@ -12,6 +12,7 @@ from .core.artifacts import load_jsonl
 from .core.errors import ArtifactError, TrainingError
 from .core.schema import PersonaRecord, Rewrite, Verdict
 from .evaluate import figures, reliability, tables, tuning_figures, tuning_tables
+from .evaluate.cases import case_table
 from .evaluate.cra_table import backbone_win_rates, cra_table, success_comparisons, system_comparisons
 from .evaluate.damage import FLAWS, SEVERITIES
 from .evaluate.dialogues import simulator_conduct
@@ -21,7 +22,7 @@ from .judging import EXPERT, EXPERT_LOG, framework_comparisons, load_reliability
 from .method.training import load_history
 from .run import Run
 from .simulation import Played, load_played
-from .tuning import TUNED, cost_table, domains_to_tune, main_comparisons, tuned_systems
+from .tuning import TUNED, cost_table, domains_to_tune, load_cases, load_divergence, main_comparisons, tuned_systems
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -186,10 +187,12 @@ EXHIBITS = (
     Exhibit("08_rewriting", _rewriting),
     Exhibit("08_rewritten", _rewritten),
     Exhibit("09_preference_curves", lambda run: _curves(run, [TUNED[name] for name in tuned_systems(run) if TUNED[name] != "sgpt"])),
+    Exhibit("09_divergence", lambda run: (load_divergence(run), None)),
     Exhibit("10_main_results", _main_results),
     Exhibit("10_dimensions", _dimensions),
     Exhibit("10_comparisons", lambda run: (success_comparisons(_main(run)[0], "actcrs_sgpt", seed=run.params.seed), None)),
     Exhibit("10_costs", lambda run: (cost_table(run), None)),
+    Exhibit("11_case_studies", lambda run: (case_table(load_cases(run)), None)),
 )
 
 
