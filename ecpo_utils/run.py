@@ -23,7 +23,6 @@ from .llm.cache import ResponseCache
 from .llm.client import ChatClient, open_clients
 from .llm.models import find_model
 from .llm.prompts import prompts_digest
-from .workflow import declared_parameters
 
 logger = logging.getLogger(__name__)
 
@@ -49,21 +48,14 @@ class Run:
         return f"{self.params.profile}, changed: {', '.join(self.changed)}" if self.changed else self.params.profile
 
     def need(self, path: Path, notebook: str) -> Path:
-        """The file, or that of the profile's own run; otherwise an ArtifactError that says which notebook makes it.
-
-        A warning tells if the profile's own was made with other values of parameters that its notebook declares.
-        """
-        if path.is_file():
-            return path
-        usual = self.paths.fallback(path)
-        if not usual.is_file():
+        """The file, or that of the profile's own run; otherwise an ArtifactError that says which notebook makes it."""
+        found = next((each for each in (path, self.paths.fallback(path)) if each.is_file()), None)
+        if found is None:
             raise ArtifactError(
                 f"{path} is missing; run notebooks/{notebook}.ipynb with the same profile first "
                 f"(or: ecpo run --profile {self.params.profile} --only {notebook[:2]})"
             )
-        if other := [name for name in declared_parameters(notebook) if name in self.changed]:
-            logger.warning("%s was made with other values of %s; run %s with these to make it anew", usual, ", ".join(other), notebook)
-        return usual
+        return found
 
     @property
     def domains(self) -> list[Domain]:

@@ -144,18 +144,6 @@ def test_a_variant_reads_what_the_profile_made_until_it_has_its_own(variant):
     assert variant.need(own, "01_environment") == own
 
 
-def test_a_variant_is_told_what_the_profile_made_with_other_values(variant, caplog):
-    shared = variant.paths.fallback(variant.paths.items("book"))
-    shared.parent.mkdir(parents=True)
-    shared.write_text("{}")
-    variant.changed = ("max_turns",)
-    variant.need(variant.paths.items("book"), "01_environment")
-    assert not caplog.messages
-    variant.changed = ("max_turns", "embedder")
-    variant.need(variant.paths.items("book"), "01_environment")
-    assert "was made with other values of embedder; run 01_environment" in caplog.text
-
-
 def test_a_missing_input_names_the_notebook_that_makes_it(variant):
     with pytest.raises(ArtifactError, match=r"items.jsonl is missing; run notebooks/01_environment.ipynb .*--profile quick --only 01\)"):
         variant.need(variant.paths.items("book"), "01_environment")
