@@ -177,7 +177,7 @@ def plot_cras(table: pd.DataFrame, note: str) -> Figure:
                 continue
             win_rate, low, high = (0.5, 0.5, 0.5) if pd.isna(row.win_rate) else (row.win_rate, row.win_rate_low, row.win_rate_high)
             style = {"color": COLOURS.get(row.system), "marker": MARKERS.get(row.system.split("_")[0], "D")}
-            bars = {"xerr": [[row.success_rate - row.success_rate_low], [row.success_rate_high - row.success_rate]],
+            bars = {"xerr": [[max(0, row.success_rate - row.success_rate_low)], [max(0, row.success_rate_high - row.success_rate)]],
                     "yerr": [[max(0, win_rate - low)], [max(0, high - win_rate)]]}  # fmt: skip
             axis.errorbar(row.success_rate, win_rate, **bars, fmt="none", ecolor="#bbb", lw=0.8, zorder=1)
             area = 6 * max(1.0, row.calls_per_dialogue if pd.notna(row.calls_per_dialogue) else 1.0)

@@ -172,6 +172,13 @@ def test_only_the_yardstick_is_drawn_without_a_win_rate(table):
     assert max(map(len, note.split("\n"))) <= 19 * figure.get_figwidth()
 
 
+@pytest.mark.parametrize("n", range(1, 12))
+def test_intervals_that_end_at_0_or_1_but_for_rounding_are_drawn(judged, n):
+    names = ("actcrs_expert", "actcrs_base")
+    played = {"book": {name: [dialogue(t, name, success=name == "actcrs_expert") for t in range(n)] for name in names}}
+    assert plot_cras(cra_table(played, judged, "cpu"), "") is not None
+
+
 def test_table_for_reading_and_figure(played, judged, tmp_path):
     table = cra_table(played, judged, "quick")
     short = short_cra_table(table)
