@@ -47,8 +47,8 @@ def subplots(columns: int, *, width: float = 3.4, height: float = 3.0) -> tuple[
 def mark_profile(figure: Figure, profile: str, remark: str = "") -> None:
     """Say which profile a figure is from, and that quick numbers are none to quote."""
     note = "quick profile: a few tasks, not results" if profile == "quick" else f"profile {profile}"
-    text = f"{remark}\n{note}".strip()
-    figure.supxlabel(text, x=0.99, ha="right", fontsize=7, color="#777")  # the layout leaves room for it, unlike for a plain text
+    lines = [textwrap.fill(line, int(19 * figure.get_figwidth())) for line in (*remark.splitlines(), note)]  # 19 characters to an inch
+    figure.supxlabel("\n".join(lines), x=0.99, ha="right", fontsize=7, color="#777")  # the layout leaves room for it, unlike for a plain text
 
 
 def plot_simulation(table: pd.DataFrame) -> Figure:
@@ -196,8 +196,7 @@ def plot_cras(table: pd.DataFrame, note: str) -> Figure:
     figure.legend(shown.values(), shown.keys(), fontsize=7, frameon=False, loc="outside upper center", ncols=columns)
     unscored = table["win_rate"].isna() & (table["system"] != "actcrs_expert")
     remarks = [note, _named("unscored, not drawn", table[unscored]), _named("no side preferred in any pair", table[table["undecided"]])]
-    wrapped = [textwrap.fill(text, int(19 * figure.get_figwidth())) for text in remarks if text]  # characters of 7 points to an inch
-    mark_profile(figure, table["profile"].iloc[0], "\n".join(wrapped))
+    mark_profile(figure, table["profile"].iloc[0], "\n".join(filter(None, remarks)))
     return figure
 
 
