@@ -13,7 +13,7 @@ from .core.errors import ArtifactError, TrainingError
 from .core.schema import PersonaRecord, Rewrite, Verdict
 from .evaluate import figures, reliability, tables, tuning_figures, tuning_tables
 from .evaluate.cases import case_table
-from .evaluate.cra_table import backbone_win_rates, cra_table, success_comparisons, system_comparisons
+from .evaluate.cra_table import backbone_win_rates, cra_table, system_comparisons
 from .evaluate.damage import FLAWS, SEVERITIES
 from .evaluate.dialogues import simulator_conduct
 from .evaluate.diversity import summarize_diversity
@@ -190,7 +190,7 @@ EXHIBITS = (
     Exhibit("09_divergence", lambda run: (load_divergence(run), None)),
     Exhibit("10_main_results", _main_results),
     Exhibit("10_dimensions", _dimensions),
-    Exhibit("10_comparisons", lambda run: (success_comparisons(_main(run)[0], "actcrs_sgpt", seed=run.params.seed), None)),
+    Exhibit("10_comparisons", lambda run: (system_comparisons(*_main(run), "actcrs_sgpt", seed=run.params.seed), None)),
     Exhibit("10_costs", lambda run: (cost_table(run), None)),
     Exhibit("11_case_studies", lambda run: (case_table(load_cases(run)), None)),
 )

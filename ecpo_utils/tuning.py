@@ -23,7 +23,7 @@ from .evaluate.verdicts import judge_pairs
 from .judging import EXPERT, open_judge, sample_tasks
 from .method.divergence import PairDivergence, compare_policies
 from .method.export import export_model, export_sharegpt, export_trl
-from .method.rewriting import build_pairs, rewrite_turns
+from .method.rewriting import build_pairs, rewrite_turns, spoken_before
 from .method.sgpt import build_sft_examples, draw_validation_users, split_by_user
 from .method.training import TrainingSet, load_history, train_adapter
 from .run import Run
@@ -254,12 +254,9 @@ def _split(run: Run, domain: Domain, rows: Sequence[SFTExample | PreferencePair]
 
 def _endings(row: Trajectory, record: Rewrite) -> tuple[Transcript, Transcript]:
     """The dialogue up to a reply, once with the rewritten and once with the original one."""
-    before: list[dict[str, str]] = []
-    for turn in row.turns[: record.turn + 1]:
-        before.append({"role": "user", "content": turn.user_message})
-        if turn.index < record.turn:
-            before.append({"role": "assistant", "content": turn.reply or SYSTEM_ERROR})
+    turn = row.turns[record.turn]
+    before = spoken_before(row, turn)
     name = f"{row.task_id} turn {record.turn}"
-    replies = parse_action(record.rewritten).argument, row.turns[record.turn].reply or SYSTEM_ERROR
+    replies = parse_action(record.rewritten).argument, turn.reply or SYSTEM_ERROR
     one, other = (Transcript(name, (*before, {"role": "assistant", "content": reply})) for reply in replies)
     return one, other

@@ -149,11 +149,6 @@ def system_comparisons(
     )
 
 
-def success_comparisons(played: Played, baseline: str, *, seed: int) -> pd.DataFrame:
-    """`system_comparisons` of success alone."""
-    return system_comparisons(played, {}, baseline, seed=seed, measures=("success",))
-
-
 def _user(task_id: str) -> str:
     """DOMAIN/USER of DOMAIN/USER/ITEM; a task of the release, DOMAIN/ROW, stands alone."""
     return task_id.rpartition("/")[0] if task_id.count("/") > 1 else task_id

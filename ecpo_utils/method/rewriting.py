@@ -137,7 +137,7 @@ async def _confirmed(record: Rewrite, row: Trajectory, turn: Turn, confirmer: Co
     confirmation = await confirmer.confirm(
         wishes=" ".join(target_wishes(row.target)),
         noun=NOUNS[row.domain],
-        history=[*_spoken(row, turn), {"role": "assistant", "content": reply}],
+        history=[*spoken_before(row, turn), {"role": "assistant", "content": reply}],
         named=mentions_title(reply, row.target.title),
         meter=meter,
     )
@@ -146,8 +146,8 @@ async def _confirmed(record: Rewrite, row: Trajectory, turn: Turn, confirmer: Co
     return record.model_copy(update={"score_after": after, "dropped": dropped})
 
 
-def _spoken(row: Trajectory, turn: Turn) -> list[Message]:
-    """What was said before a reply."""
+def spoken_before(row: Trajectory, turn: Turn) -> list[Message]:
+    """What was said before the reply of a turn."""
     messages: list[Message] = []
     for each in row.turns[: turn.index + 1]:
         messages.append({"role": "user", "content": each.user_message})
@@ -208,7 +208,7 @@ def _request(row: Trajectory, turn: Turn, record: Rewrite, seen: Sequence[Item])
     names = {"user": "User", "assistant": "Agent"}
     return render(
         "rewrite_request",
-        conversation="\n".join(f"{names[m['role']]}: {m['content']}" for m in _spoken(row, turn)),
+        conversation="\n".join(f"{names[m['role']]}: {m['content']}" for m in spoken_before(row, turn)),
         found=render_items(seen[:8]) or "none yet",
         action=NO_ACTION if _is_error(turn) else record.original,
         reason=record.reason or "The reply did not satisfy the user.",
@@ -235,7 +235,7 @@ def _read(record: Rewrite, text: str, row: Trajectory, turn: Turn, seen: Sequenc
         "a search, which the user never reads": action.type == "search",
         "unchanged": rewritten.split() == record.original.split(),
         "longer than an agent may write": len(action.argument.split()) > MAX_WORDS,
-        "an error message, or the user's own words": APOLOGY in action.argument or _echoes_user(action.argument, _spoken(row, turn)),
+        "an error message, or the user's own words": APOLOGY in action.argument or _echoes_user(action.argument, spoken_before(row, turn)),
         "a title that was never retrieved": invents_title(action.argument, seen_titles, titles, spoken),
         "facts that only the reason holds": bool(unsaid_names(action.argument, record.reason, known)),
         "the target is not named any more": mentions_title(record.original, row.target.title)

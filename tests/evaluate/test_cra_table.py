@@ -13,7 +13,6 @@ from ecpo_utils.evaluate.cra_table import (
     cra_table,
     num_queries,
     num_replies,
-    success_comparisons,
     system_comparisons,
 )
 from ecpo_utils.evaluate.figures import plot_cras
@@ -89,7 +88,7 @@ def test_a_failed_dialogue_is_no_success_and_counts(judged):
 
 
 def test_success_is_compared_on_the_same_tasks(played):
-    rows = success_comparisons(played, "actcrs_expert", seed=0).set_index("system")
+    rows = system_comparisons(played, {}, "actcrs_expert", seed=0, measures=("success",)).set_index("system")
     assert rows.loc["chatrec_expert", "difference"] == 0 and rows.loc["chatrec_base", "difference"] == -0.75
     assert rows.loc["chatrec_base", "p_value"] == pytest.approx(0.25)  # three tasks lost, none won: 2 / 2^3
     assert set(rows["domain"]) == {"book"}
@@ -123,8 +122,11 @@ def test_tasks_of_one_user_are_one_group_and_released_tasks_stand_alone(played, 
         systems = played["book"].items()
         return {"book": {s: [row.model_copy(update={"task_id": name(i)}) for i, row in enumerate(rows)] for s, rows in systems}}
 
-    assert set(success_comparisons(renamed(lambda i: f"book/u{i // 2}/{i}"), "actcrs_expert", seed=0)["groups"]) == {2}
-    assert set(success_comparisons(renamed(lambda i: f"book/{i}"), "actcrs_expert", seed=0)["groups"]) == {4}
+    def groups(name):
+        return set(system_comparisons(renamed(name), {}, "actcrs_expert", seed=0, measures=("success",))["groups"])
+
+    assert groups(lambda i: f"book/u{i // 2}/{i}") == {2}
+    assert groups(lambda i: f"book/{i}") == {4}
 
 
 def test_unjudged_pairs_are_unscored_and_without_the_baseline_there_is_nothing_to_compare(played):
