@@ -27,7 +27,8 @@ from .dialogue.retrieval import ItemDatabase
 from .dialogue.rollout import System, dialogue_config, first_turn
 from .dialogue.wishes import target_wishes
 from .llm.cache import ResponseCache
-from .llm.client import ChatClient, Meter, open_clients
+from .llm.client import ChatClient, Meter
+from .llm.endpoints import open_clients
 from .preparation import prepare_items
 from .run import Run, open_run
 

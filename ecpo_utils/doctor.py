@@ -16,9 +16,9 @@ import psutil
 from .core.errors import EcpoError
 from .core.params import Endpoint, Params, load_profile
 from .core.paths import cache_root, repository_root
-from .llm.client import OPENAI_URL, on_loopback
 from .llm.models import load_registry, locate_model
 from .llm.servers import list_servers
+from .llm.transport import OPENAI_URL, endpoint_urls, on_loopback
 
 ROLES = ("persona", "simulator", "expert", "cra", "rewriter", "judge")
 NEEDED_GB = {"embedded": 6, "vllm": 12}
@@ -81,7 +81,7 @@ def _key_lines(profiles: list[Params]) -> list[str]:
         for endpoint in (getattr(params, role) for role in ROLES):
             if endpoint.provider == "openai":
                 needs = users.setdefault(endpoint.api_key_env, {})
-                needs[params.profile] = needs.get(params.profile, False) or _base_url(endpoint) is None
+                needs[params.profile] = needs.get(params.profile, False) or not endpoint_urls(endpoint)
     lines = []
     for name, needs in sorted(users.items()):
         needed, used = (", ".join(profile for profile in needs if needs[profile] == must) for must in (True, False))
@@ -92,10 +92,6 @@ def _key_lines(profiles: list[Params]) -> list[str]:
 
 def _key(name: str) -> str:
     return os.environ.get(name, "").strip()
-
-
-def _base_url(endpoint: Endpoint) -> str | None:
-    return endpoint.base_url or os.environ.get(endpoint.base_url_env) or None
 
 
 def _profile_line(name: str, params: Params | EcpoError, probe: Callable[[str, str], str]) -> str:
@@ -127,13 +123,13 @@ def _can_fetch(name: str) -> bool:
 
 def _endpoint_lacks(endpoint: Endpoint, probe: Callable[[str, str], str]) -> list[str]:
     if endpoint.provider == "openai":
-        base_url, key = _base_url(endpoint), _key(endpoint.api_key_env)
-        if not key and base_url is None:
+        urls, key = endpoint_urls(endpoint), _key(endpoint.api_key_env)
+        if not key and not urls:
             return [f"the environment variable {endpoint.api_key_env}"]
         if not key.isascii():
             return [f"a key in {endpoint.api_key_env} without the character that no key has; paste it again"]
-        fault = probe(base_url or OPENAI_URL, key or "no-key")
-        return [f"an answer from {base_url or OPENAI_URL} ({fault.replace('KEY', '$' + endpoint.api_key_env)})"] if fault else []
+        faults = {url: probe(url, key or "no-key") for url in urls or [OPENAI_URL]}
+        return [f"an answer from {url} ({fault.replace('KEY', '$' + endpoint.api_key_env)})" for url, fault in faults.items() if fault]
     lacks = []
     if endpoint.model not in load_registry():
         return [f"an entry '{endpoint.model}' in params/models.yaml"]

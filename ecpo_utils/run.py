@@ -20,7 +20,8 @@ from .core.params import Params, build_params, load_params_file
 from .core.paths import RunPaths, repository_root
 from .core.schema import Domain, Role
 from .llm.cache import ResponseCache
-from .llm.client import ChatClient, open_clients
+from .llm.client import ChatClient
+from .llm.endpoints import open_clients
 from .llm.models import find_model
 from .llm.prompts import prompts_digest
 

@@ -86,8 +86,9 @@ def confirmation_json(flexibility: int = 2, coherence: int = 2, guidance: int = 
     return json.dumps({k: v for name, score in scores.items() for k, v in ((f"{name}_reason", f"{name} {reason}"), (name, score))})
 
 
-def policy_json(policy: str, reason: str = "as planned") -> str:
-    return json.dumps({"reason": reason, "policy": policy})
+def policy_json(policy: str, reason: str = "as planned", message: str = "") -> str:
+    """A policy with its reason and, if given, the message under it; without one it is asked for by itself."""
+    return json.dumps({"reason": reason, "policy": policy, "message": message})
 
 
 def choice(**probabilities: float) -> Reply:
@@ -158,7 +159,7 @@ class ScriptedStudy:
         """A client whose model's name is the role's."""
         values = {"provider": "openai", "model": role, "base_url": self.endpoint.base_url, "max_retries": 0, "timeout_s": 10.0}
         endpoint = Endpoint(**{**values, **fields})
-        client = ChatClient(role, endpoint, base_url=endpoint.base_url, api_key="none", identity=f"stub {role}", cache=self.cache,
+        client = ChatClient(role, endpoint, urls=endpoint.urls, api_key="none", identity=f"stub {role}", cache=self.cache,
                             calls_log=self.folder / "calls.jsonl")  # fmt: skip
         self._clients.append(client)
         return client

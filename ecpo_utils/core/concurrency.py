@@ -21,20 +21,20 @@ async def map_bounded(function: Callable[[A], Awaitable[B]], values: Sequence[A]
     Raises:
         Exception: The first one that `function` raises, itself and in no group; the other units are cancelled.
     """
-    slots = asyncio.Semaphore(limit)
     results: list[B | None] = [None] * len(values)
+    waiting = iter(enumerate(values))
     failed: BaseException | None = None
 
-    async def one(index: int, value: A) -> None:
-        async with slots:
+    async def work() -> None:
+        for index, value in waiting:  # all workers draw from the one iterator
             results[index] = await function(value)
-        progress.update()
+            progress.update()
 
     with tqdm(total=len(values), desc=description, unit=unit, mininterval=1.0, disable=not values) as progress:
         try:
             async with asyncio.TaskGroup() as group:
-                for index, value in enumerate(values):
-                    group.create_task(one(index, value))
+                for _ in range(min(limit, len(values))):
+                    group.create_task(work())
         except* Exception as errors:
             failed = errors.exceptions[0]
     if failed:

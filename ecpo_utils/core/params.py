@@ -21,7 +21,8 @@ class Endpoint(BaseModel):
             `vllm serve` for one of its hub models, "openai" is any OpenAI-compatible URL.
         model: Name in `models.yaml` (embedded, vllm) or the endpoint's own model name (openai).
         adapter: LoRA adapter directory (PEFT layout) that the server of an embedded or vllm model loads.
-        base_url: URL of an "openai" endpoint; without it `base_url_env`, then OpenAI itself.
+        base_url: URL of an "openai" endpoint, or a list of those that serve the same model, between which calls are shared out;
+            without it `base_url_env`, then OpenAI itself.
         api_key_env: Name of the environment variable that holds the key; never the key.
         max_concurrency: Calls in flight at this endpoint.
         timeout_s: Per call, seconds. `max_retries`: of transport faults, 429 and 5xx.
@@ -33,7 +34,7 @@ class Endpoint(BaseModel):
     provider: Literal["embedded", "vllm", "openai"]
     model: str
     adapter: Optional[str] = None
-    base_url: Optional[str] = None
+    base_url: Union[str, list[str], None] = None
     base_url_env: str = "OPENAI_BASE_URL"
     api_key_env: str = Field("OPENAI_API_KEY", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
     max_concurrency: int = Field(4, ge=1)
@@ -42,11 +43,19 @@ class Endpoint(BaseModel):
     usd_per_million_prompt_tokens: float = Field(0.0, ge=0)
     usd_per_million_completion_tokens: float = Field(0.0, ge=0)
 
+    @property
+    def urls(self) -> list[str]:
+        """The addresses that were given."""
+        return [self.base_url] if isinstance(self.base_url, str) else list(self.base_url or [])
+
     @field_validator("base_url")
     @classmethod
-    def _is_address(cls, value: Optional[str]) -> Optional[str]:
-        if value is not None and not value.startswith(("http://", "https://")):
+    def _is_address(cls, value: Union[str, list[str], None]) -> Union[str, list[str], None]:
+        urls = [value] if isinstance(value, str) else value
+        if urls == [] or not all(url.startswith(("http://", "https://")) for url in urls or []):
             raise ValueError("an address begins with http:// or https://")
+        if len(set(urls or [])) < len(urls or []):
+            raise ValueError("the same address twice")
         return value
 
 

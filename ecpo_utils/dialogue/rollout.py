@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from ..core.artifacts import append_jsonl, digest, load_resumable, write_jsonl
 from ..core.concurrency import map_bounded
 from ..core.errors import EndpointError, ParamsError, ParseError
 from ..core.params import Params
-from ..core.schema import Status, Task, Trajectory, Turn
+from ..core.schema import Confirmation, Status, Task, Trajectory, Turn
 from ..llm import prompts
 from ..llm.client import ChatClient, Meter
 from .agents import Agent, acting, actions, base, find_framework
@@ -95,13 +96,32 @@ def _source_file(framework: type[Agent]) -> Path:
 async def play_dialogue(turns: list[Turn], agent: Agent, simulator: Simulator, *, max_turns: int) -> Status:
     """One dialogue: the user speaks, the agent answers, the user confirms. Paper: section 2.1.
 
+    Where the user does not need the scores to go on, they are asked for beside the next steps.
+
     Args:
         turns: Filled as the dialogue goes, and each turn's steps too, so that what was said and done before an error is kept.
 
     Returns:
         "complete" after `max_turns`, "ended_by_user" after a closing message, "leak" if the user gave the
         title away in spite of all attempts.
+
+    Raises:
+        EndpointError, ParseError: The first one of an agent or the user.
     """
+    scorings: list[asyncio.Task] = []
+    try:
+        status = await _take_turns(turns, agent, simulator, max_turns, scorings)
+        await asyncio.gather(*scorings)
+        return status
+    except (EndpointError, ParseError):
+        await asyncio.gather(*scorings, return_exceptions=True)  # what was said before is scored nevertheless
+        raise
+    finally:
+        for scoring in scorings:
+            scoring.cancel()
+
+
+async def _take_turns(turns: list[Turn], agent: Agent, simulator: Simulator, max_turns: int, scorings: list[asyncio.Task]) -> Status:
     for index in range(max_turns):
         user = await (simulator.respond() if turns else simulator.open())
         turn = Turn(
@@ -119,8 +139,14 @@ async def play_dialogue(turns: list[Turn], agent: Agent, simulator: Simulator, *
             return "ended_by_user"
         turn.reply = await agent.reply(user.message, turn.steps)
         simulator.hear(turn.reply)
-        turn.confirmation = await simulator.confirm()
+        scorings.append(asyncio.create_task(_keep(turn, simulator.confirm())))
+        if simulator.reads_confirmations:
+            await scorings[-1]
     return "complete"
+
+
+async def _keep(turn: Turn, scoring: Awaitable[Confirmation | None]) -> None:
+    turn.confirmation = await scoring
 
 
 async def _trajectory(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Coroutine
 from dataclasses import dataclass
 
 from ..core.matching import hide_title, mentions_title, normalise
@@ -83,7 +84,7 @@ class Simulator:
     async def respond(self) -> UserTurn:
         """Choose a policy for the agent's last reply and write the message that follows it."""
         choice = await self._voice.choose_policy(self._situation())
-        return await self._speak(choice.policy, choice.reason)
+        return await self._speak(choice.policy, choice.reason, choice.draft)
 
     def hear(self, reply: str) -> None:
         """Take in the agent's reply."""
@@ -91,12 +92,19 @@ class Simulator:
             self.named_at = self._num_messages()
         self.history.append({"role": "assistant", "content": reply})
 
-    async def confirm(self) -> Confirmation:
-        """Expectation confirmation of the agent's last reply. Paper: section 2.2."""
-        situation = self._situation()
+    @property
+    def reads_confirmations(self) -> bool:
+        """Whether what the user does next depends on the scores, so that it must wait for them."""
+        return self.confirmer.mode == "narrow"
+
+    def confirm(self) -> Coroutine[None, None, Confirmation | None]:
+        """Expectation confirmation of the agent's last reply, as the conversation stands at this moment. Paper: section 2.2."""
+        return self._confirm(self._situation(), list(self.history))
+
+    async def _confirm(self, situation: Situation, history: list[Message]) -> Confirmation:
         confirmation = await self.confirmer.confirm(
-            wishes=situation.wishes, noun=situation.noun, history=self.history,
-            named=self.names_target(self.history[-1]["content"]), meter=self.meter,
+            wishes=situation.wishes, noun=situation.noun, history=history,
+            named=self.names_target(history[-1]["content"]), meter=self.meter,
         )  # fmt: skip
         self._satisfactions.append(confirmation.satisfaction)
         return confirmation
@@ -120,21 +128,22 @@ class Simulator:
             satisfactions=tuple(self._satisfactions),
         )  # fmt: skip
 
-    async def _speak(self, policy: Policy, reason: str) -> UserTurn:
-        """Write a message, and write it again with more heat while it fails a check."""
+    async def _speak(self, policy: Policy, reason: str, draft: str = "") -> UserTurn:
+        """Write a message, unless there is a draft, and write it again with more heat while it fails a check."""
         messages = self._voice.prompt(policy, self._situation())
         for retries, heat in enumerate(ATTEMPT_HEAT):  # noqa: B007 (used after the loop)
-            answer = await self.client.complete(
-                messages, max_tokens=MESSAGE_TOKENS, temperature=self.temperature + heat, sample=retries,
-                stop=["\n\n", "\nAssistant:", "\nCustomer:", "\n#", "\nNote:"], meter=self.meter,
-            )  # fmt: skip
-            message = tidy_message(answer.text)
+            message = tidy_message(draft if draft and not retries else await self._write(messages, heat, retries))
             faults = self._faults(message)
             if not faults:
                 break
         if "leak" not in faults:
             self.history.append({"role": "user", "content": message})
         return UserTurn(policy, reason, message, retries, tuple(faults))
+
+    async def _write(self, messages: list[Message], heat: float, sample: int) -> str:
+        stop = ["\n\n", "\nAssistant:", "\nCustomer:", "\n#", "\nNote:"]
+        options = {"max_tokens": MESSAGE_TOKENS, "temperature": self.temperature + heat, "sample": sample, "stop": stop}
+        return (await self.client.complete(messages, **options, meter=self.meter)).text
 
     def _faults(self, message: str) -> list[str]:
         said = [normalise(m["content"]) for m in self.history]

@@ -37,6 +37,17 @@ class PolicyChoice(BaseModel):
     reason: str
     policy: Literal["respond_to_clarification", "provide_feedback_on_recommendation", "end_conversation"]
 
+    @property
+    def draft(self) -> str:
+        """The message, where it came with the choice."""
+        return getattr(self, "message", "")
+
+
+class WordedChoice(PolicyChoice):
+    """A large model's answer: the message follows from the policy, in the same call."""
+
+    message: str
+
 
 @dataclass
 class Situation:
@@ -73,23 +84,22 @@ class Situation:
 
 
 class FullVoice:
-    """For large models: everything in view, a policy with a reason in JSON, a message under it."""
+    """For large models: everything in view, a policy with its reason and the message under it in one JSON answer."""
 
     def __init__(self, client: ChatClient, meter: Meter):
         self.client = client
         self.meter = meter
 
     async def choose_policy(self, situation: Situation) -> PolicyChoice:
-        """Paper: section 2.3, step 1."""
-        messages = self._messages(situation, render("simulator_policy", fact=_fact(situation)))
-        return (await self.client.parse(messages, PolicyChoice, max_tokens=120, meter=self.meter)).parsed
+        """Policy and message at once. Paper: section 2.3, steps 1 and 2."""
+        instruction = render("simulator_policy", fact=_fact(situation), hint=situation.hint, manner=_manner(situation))
+        return (await self.client.parse(self._messages(situation, instruction), WordedChoice, max_tokens=220, meter=self.meter)).parsed
 
     def prompt(self, policy: Policy, situation: Situation) -> list[Message]:
-        """What the message under a policy is written from. Paper: section 2.3, step 2."""
-        values = {"fact": _fact(situation), "hint": situation.hint, "noun": situation.noun}
+        """What the first message is written from, and one that did not pass a check under its policy."""
+        values = {"fact": _fact(situation), "hint": situation.hint, "noun": situation.noun, "manner": _manner(situation)}
         names = {"ask_recommendation": "opening", "respond_to_clarification": "answer", "end_conversation": "closing"}
-        manner = _MANNERS.get(situation.kind, "Say plainly what fits and what does not.")
-        return self._messages(situation, render(f"simulator_{names.get(policy, 'feedback')}", **values, manner=manner))
+        return self._messages(situation, render(f"simulator_{names.get(policy, 'feedback')}", **values))
 
     def _messages(self, situation: Situation, instruction: str) -> list[Message]:
         persona = situation.persona
@@ -132,6 +142,10 @@ class NarrowVoice:
             *load_examples("narrow_message_examples"),
             {"role": "user", "content": render("narrow_message", **values)},
         ]
+
+
+def _manner(situation: Situation) -> str:
+    return _MANNERS.get(situation.kind, "Say plainly what fits and what does not.")
 
 
 def _fact(situation: Situation) -> str:

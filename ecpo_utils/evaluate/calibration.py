@@ -18,7 +18,7 @@ from ..core.paths import RunPaths, repository_root
 from ..dialogue.confirmation import WEIGHTS, Confirmer
 from ..dialogue.retrieval import Embedder
 from ..llm.cache import ResponseCache
-from ..llm.client import open_clients
+from ..llm.endpoints import open_clients
 from .separation import FlawPair, gather_flaw_evidence, load_flaw_pairs
 
 REGULARISATION = 0.5  # C of scikit-learn's L2-penalised logistic regression on standardised evidence

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..core.artifacts import digest
@@ -28,6 +29,7 @@ class ResponseCache:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")  # kept when the process dies; a power cut may cost the last seconds
             self._db.execute("CREATE TABLE IF NOT EXISTS responses (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID")
         except (sqlite3.Error, OSError) as error:
             raise self._explain("cannot open the ", error) from None
@@ -44,9 +46,15 @@ class ResponseCache:
         return json.loads(row[0]) if row else None
 
     def put(self, key: str, value: dict) -> None:
-        """Store an answer; on disk when this returns."""
+        """Store an answer; it outlives the process from now on."""
         with self._lock:
             self._run("INSERT OR REPLACE INTO responses VALUES (?, ?)", (key, json.dumps(value)))
+
+    def forget(self, keys: Sequence[str]) -> None:
+        """Drop answers, so that they are asked for again."""
+        with self._lock:
+            for key in keys:
+                self._run("DELETE FROM responses WHERE key = ?", (key,))
 
     def _run(self, statement: str, values: tuple) -> sqlite3.Cursor:
         try:

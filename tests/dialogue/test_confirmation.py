@@ -82,7 +82,7 @@ def test_an_unreadable_answer_is_unscored_with_its_error_and_never_zero(study, c
     result = confirm()
     assert (result.flexibility, result.coherence, result.guidance, result.satisfaction) == (None, None, None, None)
     assert result.error and (answer[:20] in result.error) and "calls.jsonl" in result.error
-    assert len(study.requests("confirmation")) == 2  # sent back once
+    assert len(study.requests("confirmation")) == 3  # sent back twice
 
 
 def test_an_answer_that_is_mended_is_scored(study, confirm):

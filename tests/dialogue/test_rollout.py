@@ -3,6 +3,7 @@
 import inspect
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -170,6 +171,31 @@ def test_usage_is_counted_by_role(play, study):
     messages, policies, confirmations = 3, 2, 3
     assert {role: usage.calls for role, usage in row.usage.items()} == {"expert": 3, "simulator": messages + policies + confirmations}
     assert row.usage["expert"].prompt_tokens == 30 and row.usage["expert"].cached == 0
+
+
+def test_scores_are_asked_for_beside_the_next_steps_where_the_user_does_not_need_them(play, study):
+    """One call to open, then three a round: 20 in all, of which 16 one after the other."""
+    rounds, wait = 5, 0.06
+    spoken = iter(range(100))
+    study.scripts["policy"] = lambda body: Reply(policy_json("respond_to_clarification", message=f"Of kind {next(spoken)}."), delay_s=wait)
+    study.scripts["message"] = lambda body: Reply("A port town.", delay_s=wait)
+    study.scripts["confirmation"] = lambda body: Reply(confirmation_json(), delay_s=wait)
+    study.scripts["agent"] = lambda body: Reply(
+        "Ask[Alone?]" if "Observation:" in body["messages"][-1]["content"] else "Search[a port]", delay_s=wait
+    )
+    started = time.monotonic()
+    (row,) = play(TASKS[:1], max_turns=rounds)
+    critical = (time.monotonic() - started) / wait
+    assert sum(usage.calls for usage in row.usage.values()) == len(study.endpoint.chats) == 20
+    assert all(turn.confirmation.satisfaction == 5 for turn in row.turns)
+    assert 16 <= critical < 19
+
+
+def test_small_models_wait_for_the_scores_that_decide_their_patience(play, study):
+    study.scripts["asked_coherence"] = study.scripts["asked_flexibility"] = lambda body: choice(yes=0.01, no=0.99)
+    study.scripts["asked_guidance"] = lambda body: Reply(**{**choice(yes=0.01, no=0.99).__dict__, "delay_s": 0.1})
+    (row,) = play(TASKS[:1], simulator_mode=NARROW, max_turns=5)
+    assert all(turn.confirmation for turn in row.turns if turn.reply)
 
 
 # failures

@@ -189,17 +189,32 @@ def test_messages_under_different_policies_are_asked_for_differently(study, make
 
 
 @pytest.mark.parametrize("policy", ["ask_recommendation", "recommend", "", 3])
-def test_a_policy_that_does_not_exist_is_sent_back_once(study, make_simulator, policy):
-    study.scripts["policy"] = in_turn(f'{{"reason": "x", "policy": "{policy}"}}', policy_json(CLOSING))
+def test_a_policy_that_does_not_exist_is_sent_back(study, make_simulator, policy):
+    study.scripts["policy"] = in_turn(f'{{"reason": "x", "policy": "{policy}", "message": ""}}', policy_json(CLOSING))
     assert talk(study, make_simulator(), "Alone or together?")[-1].policy == CLOSING
     assert len(study.requests("policy")) == 2
 
 
 def test_a_policy_that_stays_unreadable_is_a_parse_error(study, make_simulator):
-    study.scripts["policy"] = in_turn('{"reason": "x", "policy": "ask_recommendation"}')
+    study.scripts["policy"] = in_turn('{"reason": "x", "policy": "ask_recommendation", "message": "x"}')
     with pytest.raises(ParseError):
         talk(study, make_simulator(), "Alone or together?")
-    assert len(study.requests("policy")) == 2
+    assert len(study.requests("policy")) == 3
+
+
+def test_large_models_choose_and_speak_in_one_call(study, make_simulator):
+    study.scripts["policy"] = in_turn(policy_json(CHOICES[1], "because so", '"No, something with ships."'))
+    turn = talk(study, make_simulator(), "How about Iron Orchard?")[-1]
+    assert (turn.policy, turn.reason, turn.message, turn.retries) == (CHOICES[1], "because so", "No, something with ships.", 0)
+    assert len(study.requests("policy")) == len(study.requests("message")) == 1  # the message is the first one
+
+
+@pytest.mark.parametrize("draft", [f"I want {TITLE}.", "How can I help you?", "A port town."])
+def test_draft_that_fails_a_check_is_written_again_under_its_policy(study, make_simulator, draft):
+    study.scripts["message"] = in_turn("A port town.", "With ships.")
+    study.scripts["policy"] = in_turn(policy_json(CHOICES[0], message=draft))
+    turn = talk(study, make_simulator(), "Alone or together?")[-1]
+    assert (turn.policy, turn.message, turn.retries, turn.faults) == (CHOICES[0], "With ships.", 1, ())
 
 
 @pytest.mark.parametrize("word", ["ask", "suggest", "other"])

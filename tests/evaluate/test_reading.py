@@ -36,7 +36,7 @@ def by_words(body):
 def judge(stub_endpoint, tmp_path):
     stub_endpoint.answer = by_words
     cache = ResponseCache(tmp_path / "r.sqlite")
-    client = ChatClient("judge", Endpoint(provider="openai", model="m", max_retries=0), base_url=stub_endpoint.base_url, api_key="k",
+    client = ChatClient("judge", Endpoint(provider="openai", model="m", max_retries=0), urls=[stub_endpoint.base_url], api_key="k",
                         identity="stub", cache=cache, calls_log=tmp_path / "calls.jsonl")  # fmt: skip
     yield make_judge("narrow", client)
     cache.close()

@@ -15,7 +15,8 @@ from stub_endpoint import Reply, StubEndpoint
 from ecpo_utils.core.errors import EndpointError, ModelError, ParseError
 from ecpo_utils.core.params import Endpoint
 from ecpo_utils.llm.cache import ResponseCache
-from ecpo_utils.llm.client import ChatClient, Completion, Meter, open_clients
+from ecpo_utils.llm.client import ChatClient, Completion, Meter
+from ecpo_utils.llm.endpoints import open_clients
 from ecpo_utils.llm.servers import RunningServer
 
 KEY = "sk-MARK-4f1d9c27"
@@ -45,23 +46,29 @@ def cache(tmp_path):
 
 
 @pytest.fixture
-def make_client(stub_endpoint, cache, tmp_path):
-    """Clients of the stub; keywords are the endpoint's."""
-
-    def make(role="judge", *, key=KEY, identity="stub m", limit=None, seed=0, address=None, **fields):
-        fields = {"provider": "openai", "model": "m", "base_url": stub_endpoint.base_url, "max_retries": 2, "timeout_s": 5.0, **fields}
-        endpoint = Endpoint(**fields)
-        return ChatClient(role, endpoint, base_url=address or endpoint.base_url, api_key=key, identity=identity, cache=cache,
-                          calls_log=tmp_path / "calls.jsonl", limit=limit, seed=seed)  # fmt: skip
-
-    return make
-
-
-@pytest.fixture
 def run():
     """Runs a coroutine; all of a test's run in one loop, as connections are kept."""
     with asyncio.Runner() as runner:
         yield runner.run
+
+
+@pytest.fixture
+def make_client(run, stub_endpoint, cache, tmp_path):
+    """Clients of the stub; keywords are the endpoint's."""
+    made = []
+
+    def make(role="judge", *, key=KEY, identity="stub m", limit=None, seed=0, address=None, **fields):
+        fields = {"provider": "openai", "model": "m", "base_url": stub_endpoint.base_url, "max_retries": 2, "timeout_s": 5.0, **fields}
+        endpoint = Endpoint(**fields)
+        client = ChatClient(role, endpoint, urls=[address] if address else endpoint.urls, api_key=key, identity=identity, cache=cache,
+                            calls_log=tmp_path / "calls.jsonl", limit=limit, seed=seed)  # fmt: skip
+
+        made.append(client)
+        return client
+
+    yield make
+    for client in made:
+        run(client.close())
 
 
 @pytest.fixture
@@ -220,7 +227,7 @@ def test_refused_connection_names_the_address_and_is_fatal(ask, make_client):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{probe.getsockname()[1]}/v1"
-    with pytest.raises(EndpointError, match=rf"judge endpoint {url}/ .*attempts failed; is it running\? 1 retries") as caught:
+    with pytest.raises(EndpointError, match=rf"judge endpoint {url}/ .*Cannot connect .*; is it running\? 1 retries") as caught:
         ask(make_client(base_url=url, max_retries=1))
     assert caught.value.fatal
 
@@ -246,7 +253,7 @@ def test_address_without_http_is_fatal_and_told(ask, make_client):
     ids=lambda reply: reply.body[:20],
 )
 def test_answer_that_is_no_completion_is_an_endpoint_error(ask, stub_endpoint, make_client, reply):
-    stub_endpoint.script(reply)
+    stub_endpoint.answer = lambda request: reply
     with pytest.raises(EndpointError, match="judge endpoint .* no chat completion") as caught:
         ask(make_client())
     assert not caught.value.fatal and "\n" not in str(caught.value)
@@ -287,21 +294,96 @@ def test_repair_shows_the_fault_and_its_answer_counts(run, stub_endpoint, make_c
 
 
 @pytest.mark.parametrize("text", ['{"flexibility": 7}', '{"flexibility": "high"}', "{}", "I cannot say.", "", '{"flexibility": 1', "}{"])
-def test_second_unreadable_answer_is_a_parse_error_and_there_is_no_third(run, stub_endpoint, make_client, text):
+def test_third_unreadable_answer_is_a_parse_error_and_there_is_no_fourth(run, stub_endpoint, make_client, text):
     stub_endpoint.answer = lambda request: text
     with pytest.raises(ParseError, match=r"judge: .*expected Score; see .*calls\.jsonl") as caught:
         run(make_client().parse(HELLO, Score, max_tokens=50))
-    assert len(stub_endpoint.chats) == 2 and repr(text) in str(caught.value)
+    assert len(stub_endpoint.chats) == 3 and repr(text) in str(caught.value)
     if text.startswith("{") and text.endswith("}"):
         assert "flexibility: " in str(caught.value)
 
 
-def test_failed_repair_is_free_the_next_time(run, stub_endpoint, make_client):
-    stub_endpoint.script("no", "no again")
-    for _ in range(2):
-        with pytest.raises(ParseError):
-            run(make_client().parse(HELLO, Score, max_tokens=50))
-    assert len(stub_endpoint.chats) == 2
+def test_what_could_not_be_read_is_asked_anew_the_next_time(run, stub_endpoint, make_client):
+    stub_endpoint.script("no", "no again", "never", '{"flexibility": 1}')
+    with pytest.raises(ParseError):
+        run(make_client().parse(HELLO, Score, max_tokens=50))
+    assert run(make_client().parse(HELLO, Score, max_tokens=50)).parsed.flexibility == 1
+
+
+def test_body_that_was_cut_short_is_asked_for_again(ask, stub_endpoint, make_client, monkeypatch):
+    monkeypatch.setattr("ecpo_utils.llm.transport.BROKEN_BODY_WAIT_S", 0.01)
+    stub_endpoint.script(Reply(body='{"id": "x", "cho'), "fine")
+    assert ask(make_client()).text == "fine"
+
+
+# several addresses, and stopping
+
+
+@pytest.fixture
+def second_endpoint():
+    endpoint = StubEndpoint()
+    yield endpoint
+    endpoint.close()
+
+
+def ask_many(run, client, number):
+    async def all_at_once():
+        return await asyncio.gather(*[client.complete([{"role": "user", "content": f"{i}"}], max_tokens=5) for i in range(number)])
+
+    return run(all_at_once())
+
+
+def test_calls_are_shared_out_among_the_addresses_of_a_role(run, stub_endpoint, second_endpoint, make_client):
+    for endpoint in (stub_endpoint, second_endpoint):
+        endpoint.answer = lambda request: Reply("fine", delay_s=0.05)
+    ask_many(run, make_client(base_url=[stub_endpoint.base_url, second_endpoint.base_url], max_concurrency=8), 24)
+    assert len(stub_endpoint.chats) + len(second_endpoint.chats) == 24
+    assert 8 <= len(stub_endpoint.chats) <= 16
+
+
+@pytest.mark.parametrize("fault", [Reply("busy", status=500), Reply("slow down", status=429), Reply(cut=True), None])
+def test_other_address_takes_over_when_one_fails(run, stub_endpoint, second_endpoint, make_client, fault):
+    urls = [stub_endpoint.base_url, second_endpoint.base_url]
+    if fault is None:
+        stub_endpoint.close()
+    else:
+        stub_endpoint.answer = lambda request: fault
+    client = make_client(base_url=urls, max_concurrency=4)
+    assert [answer.text for answer in ask_many(run, client, 12)] == ["OK"] * 12
+    tried = len(stub_endpoint.chats)
+    ask_many(run, client, 30)
+    assert len(second_endpoint.chats) == 30 and len(stub_endpoint.chats) == tried  # it rests
+
+
+def test_error_names_the_address_when_all_fail(ask, stub_endpoint, second_endpoint, make_client):
+    stub_endpoint.answer = second_endpoint.answer = lambda request: Reply("broken", status=500)
+    with pytest.raises(EndpointError, match=r"judge endpoint http://.* 500 - broken"):
+        ask(make_client(base_url=[stub_endpoint.base_url, second_endpoint.base_url]))
+
+
+def test_refusal_that_every_address_would_give_is_told_at_once(ask, stub_endpoint, second_endpoint, make_client):
+    stub_endpoint.answer = second_endpoint.answer = lambda request: Reply("bad key", status=401)
+    with pytest.raises(EndpointError, match=r"is the key in \$OPENAI_API_KEY right"):
+        ask(make_client(base_url=[stub_endpoint.base_url, second_endpoint.base_url]))
+    assert len(stub_endpoint.chats) + len(second_endpoint.chats) == 1
+
+
+def test_answer_in_flight_is_kept_when_the_work_is_stopped_and_what_waits_is_not_sent(run, stub_endpoint, make_client):
+    stub_endpoint.answer = lambda request: Reply("kept", delay_s=0.3)
+    client = make_client(max_concurrency=1)
+
+    async def stopped():
+        asks = [asyncio.create_task(client.complete([{"role": "user", "content": text}], max_tokens=5)) for text in "ab"]
+        await asyncio.sleep(0.1)
+        for task in asks:
+            task.cancel()
+        await asyncio.gather(*asks, return_exceptions=True)
+        await client.close()
+
+    run(stopped())
+    assert len(stub_endpoint.chats) == 1
+    again = run(make_client().complete([{"role": "user", "content": "a"}], max_tokens=5))
+    assert again.cached and again.text == "kept" and len(stub_endpoint.chats) == 1
 
 
 # probabilities of answer words
@@ -487,11 +569,12 @@ def test_address_and_key_come_from_the_named_variables(opened, monkeypatch, stub
     assert [request.headers["authorization"] for request in stub_endpoint.requests] == [f"Bearer {KEY}"] * 2
 
 
-def test_openai_itself_is_meant_where_no_address_is_given(monkeypatch, cache, tmp_path):
+def test_openai_itself_is_meant_where_no_address_is_given(opened, monkeypatch, stub_endpoint):
+    monkeypatch.setattr("ecpo_utils.llm.endpoints.OPENAI_URL", stub_endpoint.base_url)
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
     endpoint = Endpoint(provider="openai", model="m", base_url_env="MY_URL")
-    client = ChatClient("judge", endpoint, base_url=None, api_key=KEY, identity="x", cache=cache, calls_log=tmp_path / "calls.jsonl")
-    assert "https://api.openai.com/v1/" in client._name()
+    assert opened({"judge": endpoint}, lambda clients: clients["judge"].complete(HELLO, max_tokens=5)).text == "OK"
 
 
 @pytest.mark.parametrize(
@@ -546,7 +629,7 @@ def started(monkeypatch):
         specs.append(spec)
         yield RunningServer("http://127.0.0.1:9/v1", "key", 0, Path("server.log"))
 
-    monkeypatch.setattr("ecpo_utils.llm.client.serving", serving)
+    monkeypatch.setattr("ecpo_utils.llm.endpoints.serving", serving)
     return specs
 
 

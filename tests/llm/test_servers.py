@@ -24,7 +24,7 @@ from ecpo_utils.core.artifacts import sha256_file
 from ecpo_utils.core.errors import ModelError
 from ecpo_utils.core.params import Endpoint
 from ecpo_utils.llm.cache import ResponseCache
-from ecpo_utils.llm.client import open_clients
+from ecpo_utils.llm.endpoints import open_clients
 from ecpo_utils.llm.models import find_model, locate_model
 from ecpo_utils.llm.servers import ServerSpec, list_servers, running_server, server_spec, serving
 

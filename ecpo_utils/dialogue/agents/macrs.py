@@ -94,7 +94,7 @@ class MACRS(Agent):
         step = Step(purpose="strategy", messages=messages, output="")
         try:
             options = {"max_tokens": STRATEGY_TOKENS, "temperature": self.temperature, "meter": self.meter}
-            answer = await self.client.parse(messages, Suggestions, **options)
+            answer = await self.client.parse(messages, Suggestions, repairs=1, **options)  # the old ones will do as well
             self.suggestions, step.output = answer.parsed, answer.text
         except ParseError as error:
             step.output, step.action = str(error), Action(type="invalid", argument=str(error))

@@ -1,0 +1,175 @@
+"""An OpenAI-compatible endpoint of fixed latency and settable faults, in a process of its own, cheap enough not to be the bottleneck.
+
+What it answers depends on the request alone, so that a run with faults and one without must end with the same dialogues.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import hashlib
+import json
+import random
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+FAULTS = ("http_500", "http_429", "hang", "cut", "malformed_body", "wrong_schema")
+RETRY_AFTER_S = 0.3
+CONFIRMATION = {
+    "flexibility_reason": "it took up what I said", "flexibility": 2, "coherence_reason": "it fits", "coherence": 2,
+    "guidance_reason": "it asked nothing", "guidance": 0,
+}  # fmt: skip
+
+
+@dataclass
+class Behaviour:
+    """What the endpoint does.
+
+    Attributes:
+        latency_s: Between a request and its answer, seconds.
+        faults: Share of the requests that get each kind of `FAULTS`, drawn by `seed` in order of arrival.
+        hang_s: After so long a hanging connection is closed without an answer.
+    """
+
+    latency_s: float = 0.2
+    faults: dict[str, float] = field(default_factory=dict)
+    seed: int = 0
+    hang_s: float = 60.0
+
+
+class Stub:
+    """Answers requests and counts them by what became of them, and how often the same request was answered."""
+
+    def __init__(self, behaviour: Behaviour):
+        self.behaviour = behaviour
+        self.outcomes: Counter[str] = Counter()
+        self.answered: Counter[str] = Counter()
+        self.in_flight = self.most_in_flight = 0
+        self._random = random.Random(behaviour.seed)
+
+    def draw(self) -> str:
+        """Kind of fault of the next request, "" for none."""
+        kinds = list(self.behaviour.faults)
+        weights = [self.behaviour.faults[kind] for kind in kinds]
+        return self._random.choices([*kinds, ""], [*weights, 1 - sum(weights)])[0]
+
+    def facts(self) -> dict:
+        """What was counted since the last reset."""
+        return {
+            "outcomes": dict(self.outcomes), "different": len(self.answered), "repeated": sum(self.answered.values()) - len(self.answered),
+            "most_in_flight": self.most_in_flight,
+        }  # fmt: skip
+
+
+class Connection(asyncio.Protocol):
+    """HTTP/1.1 as far as an API client needs it: one request after the other on a kept connection."""
+
+    def __init__(self, stub: Stub):
+        self._stub = stub
+        self._buffer = b""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        head, found, rest = self._buffer.partition(b"\r\n\r\n")
+        if not found:
+            return
+        lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+        length = int(lengths[0].split(b":")[1]) if lengths else 0
+        if len(rest) >= length:
+            self._buffer = rest[length:]
+            self._handle(head.split(b" ", 2)[1].decode(), rest[:length])
+
+    def _handle(self, path: str, body: bytes) -> None:
+        stub = self._stub
+        if path == "/stub":  # a new behaviour, or, with an empty body, the counts
+            if body:
+                stub.__init__(Behaviour(**json.loads(body)))
+            return self._send(200, json.dumps(stub.facts()).encode())
+        if not path.endswith("/chat/completions"):
+            return self._send(200, b'{"object": "list", "data": []}')
+        fault = stub.draw()
+        stub.in_flight += 1
+        stub.most_in_flight = max(stub.most_in_flight, stub.in_flight)
+        loop = asyncio.get_running_loop()
+        loop.call_later(stub.behaviour.hang_s if fault == "hang" else stub.behaviour.latency_s, self._answer, stub, body, fault)
+        return None
+
+    def _answer(self, stub: Stub, body: bytes, fault: str) -> None:
+        stub.in_flight -= 1
+        stub.outcomes[fault or "answered"] += 1
+        if fault == "hang" or self._transport.is_closing():
+            return self._transport.close()
+        if fault in ("http_500", "http_429"):
+            retry_after = f"Retry-After: {RETRY_AFTER_S}\r\n" if fault == "http_429" else ""
+            return self._send(int(fault[5:]), b'{"error": {"message": "stub fault"}}', retry_after)
+        if fault == "malformed_body":
+            return self._send(200, b'{"id": "stub", "choices": [{"mess')
+        request = json.loads(body)
+        data = completion("I would rather not say." if fault == "wrong_schema" else answer(request))
+        if fault == "cut":
+            self._send(200, data, cut=True)
+            return self._transport.close()
+        if not fault:
+            stub.answered[hashlib.sha256(body).hexdigest()] += 1
+        return self._send(200, data)
+
+    def _send(self, status: int, data: bytes, headers: str = "", *, cut: bool = False) -> None:
+        head = f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n{headers}\r\n"
+        self._transport.write(head.encode() + (data[: len(data) // 2] if cut else data))
+
+
+def completion(text: str) -> bytes:
+    """A chat completion."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop", "logprobs": None}
+    usage = {"prompt_tokens": 700, "completion_tokens": 30, "total_tokens": 730}
+    return json.dumps(
+        {"id": "stub", "object": "chat.completion", "created": 0, "model": "stub", "choices": [choice], "usage": usage}
+    ).encode()
+
+
+def answer(request: dict) -> str:
+    """What agent, user and confirmation say: one search a round and a recommendation, until the rounds are over."""
+    messages, asked = request["messages"], request.get("response_format")
+    number = int(hashlib.sha256(messages[-1]["content"].encode()).hexdigest()[:6], 16)
+    if asked and "flexibility" in asked["json_schema"]["schema"]["properties"]:
+        return json.dumps(CONFIRMATION)
+    message = f"I would like something rather different, of kind {number}."
+    if asked:
+        return json.dumps({"reason": "it suggested something", "policy": "provide_feedback_on_recommendation", "message": message})
+    last = messages[-1]["content"]
+    if last.startswith("Observation:"):
+        return f"Recommend[You could try the first of these, number {number}, which many people have liked a lot.]"
+    if last.startswith("User:"):
+        return f"Search[something of kind {number % 9973}]"
+    return message
+
+
+@contextlib.contextmanager
+def serving(**behaviour: object) -> Iterator[str]:
+    """The stub in a process of its own; gives its address."""
+    command = [sys.executable, __file__, json.dumps(behaviour)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def _serve(stub: Stub) -> None:
+    server = await asyncio.get_running_loop().create_server(lambda: Connection(stub), "127.0.0.1", 0, backlog=4096)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("behaviour", nargs="?", default="{}", help='JSON, e.g. {"latency_s": 0.2, "faults": {"http_500": 0.05}}')
+    asyncio.run(_serve(Stub(Behaviour(**json.loads(parser.parse_args().behaviour)))))
