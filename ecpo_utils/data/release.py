@@ -9,7 +9,7 @@ from typing import Literal
 from ..core.artifacts import iter_json_lines, iter_lines, load_jsonl, parse_record
 from ..core.errors import ArtifactError, SchemaError
 from ..core.schema import Domain, PersonaRecord, Task
-from .amazon import parse_price
+from .fields import parse_price
 from .release_log import HEADER, RULE, LogDialogue, load_release_log
 
 __all__ = [

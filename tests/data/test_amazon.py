@@ -5,7 +5,8 @@ import json
 import pytest
 
 from ecpo_utils.core.errors import ArtifactError, SchemaError
-from ecpo_utils.data.amazon import load_amazon, parse_price
+from ecpo_utils.data.amazon import load_amazon
+from ecpo_utils.data.fields import parse_price
 
 META = {"parent_asin": "B1", "title": "Emma", "categories": ["Books", "Classics"], "description": ["A matchmaker errs."],
         "author": {"name": "Jane Austen"}, "details": {"Publication Date": "December 23, 1815"}, "price": "$4.50"}  # fmt: skip
