@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.metadata
 import logging
 import os
@@ -19,6 +20,7 @@ from .core.errors import ArtifactError
 from .core.params import Params, build_params, load_params_file
 from .core.paths import RunPaths, repository_root
 from .core.schema import Domain, Role
+from .llm.budget import Budget
 from .llm.cache import ResponseCache
 from .llm.client import ChatClient
 from .llm.endpoints import open_clients
@@ -74,8 +76,13 @@ class Run:
             endpoints = {role: getattr(self.params, role) for role in roles}
             if adapter:
                 endpoints["cra"] = endpoints["cra"].model_copy(update={"adapter": str(adapter)})
-            async with open_clients(endpoints, cache=cache, calls_log=self.paths.calls, seed=self.params.seed) as clients:
+            options = {"calls_log": self.paths.calls, "seed": self.params.seed, "budget": self._budget}
+            async with open_clients(endpoints, cache=cache, **options) as clients:
                 yield clients
+
+    @functools.cached_property
+    def _budget(self) -> Budget:
+        return Budget(self.params.max_spend_usd, self.paths.calls)
 
     def provenance(self, **facts: object) -> dict:
         """Commit, parameters, model hashes, seeds, versions: what a figure or a manifest states."""
@@ -131,7 +138,7 @@ def open_run(notebook: str, namespace: dict) -> Run:
     standard = build_params(defaults, f"params/{profile}.yaml")
     usual = standard.model_dump()
     # with built-in data `release_dir` only names logs to check the judge on
-    ignored = {"domains"} if params.data_source == "release" else {"domains", "release_dir"}
+    ignored = {"domains", "max_spend_usd"} | (set() if params.data_source == "release" else {"release_dir"})
     changed = {name: value for name, value in params.model_dump().items() if name not in ignored and value != usual[name]}
     scope = "all" if params.domains == standard.domains else "-".join(params.domains)
     if changed:

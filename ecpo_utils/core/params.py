@@ -79,6 +79,7 @@ class Params(BaseModel):
     rewriter: Endpoint
     judge: Endpoint
     embedder: str
+    max_spend_usd: float = Field(ge=0)  # a run that has spent so much by the endpoints' prices stops; 0 for no limit
 
     # data, section 3.1 and B.1-B.2
     data_source: Literal["builtin", "release"]

@@ -19,6 +19,7 @@ from ..core.artifacts import append_jsonl
 from ..core.errors import EndpointError, ParseError
 from ..core.params import Endpoint
 from ..core.schema import Message, Usage
+from .budget import Budget, call_cost
 from .cache import ResponseCache
 from .transport import Transport
 
@@ -58,10 +59,7 @@ class Meter:
             usage.cached += 1
             return
         usage.seconds += answer.seconds
-        usage.cost_usd += (
-            answer.prompt_tokens * endpoint.usd_per_million_prompt_tokens
-            + answer.completion_tokens * endpoint.usd_per_million_completion_tokens
-        ) / 1e6
+        usage.cost_usd += call_cost(endpoint, answer.prompt_tokens, answer.completion_tokens)
 
 
 class ChatClient:
@@ -77,6 +75,7 @@ class ChatClient:
         calls_log: `calls.jsonl`, one line per call.
         limit: Calls in flight of all clients of the same endpoint; the client's own is its endpoint's `max_concurrency`.
         seed: Of every request; the sample's index is added.
+        budget: Is asked before a call is sent, and told what it cost.
     """
 
     def __init__(
@@ -91,7 +90,9 @@ class ChatClient:
         calls_log: Path,
         limit: asyncio.Semaphore | None = None,
         seed: int = 0,
+        budget: Budget | None = None,
     ):
+        self._budget = budget
         self.role = role
         self._seed = seed
         self.endpoint = endpoint
@@ -258,30 +259,39 @@ class ChatClient:
                 await held.enter_async_context(limit)
             if self._closing:
                 raise asyncio.CancelledError
+            if self._budget:
+                self._budget.check()
             started = time.monotonic()
             answer = _completion(await self._transport.send(body), round(time.monotonic() - started, 3))
         self._cache.put(
             key, {name: getattr(answer, name) for name in ("text", "top_logprobs", "prompt_tokens", "completion_tokens", "seconds")}
         )
+        usd = call_cost(self.endpoint, answer.prompt_tokens, answer.completion_tokens)
+        if self._budget:
+            self._budget.spend(usd)
+        self._log(key, answer, usd)
         return answer
 
     def _count(self, key: str, answer: Completion, meter: Meter | None) -> None:
         for each in (self.meter, meter):
             if each is not None:
                 each.add(self.role, self.endpoint, answer)
-        append_jsonl(
-            self._calls_log,
-            {
-                "time": round(time.time(), 3),
-                "role": self.role,
-                "model": self.endpoint.model,
-                "request": key[:16],
-                "prompt_tokens": answer.prompt_tokens,
-                "completion_tokens": answer.completion_tokens,
-                "seconds": 0.0 if answer.cached else answer.seconds,
-                "cached": answer.cached,
-            },
-        )
+        if answer.cached:
+            self._log(key, answer, 0.0)
+
+    def _log(self, key: str, answer: Completion, usd: float) -> None:
+        row = {
+            "time": round(time.time(), 3),
+            "role": self.role,
+            "model": self.endpoint.model,
+            "request": key[:16],
+            "prompt_tokens": answer.prompt_tokens,
+            "completion_tokens": answer.completion_tokens,
+            "seconds": 0.0 if answer.cached else answer.seconds,
+            "usd": usd,
+            "cached": answer.cached,
+        }
+        append_jsonl(self._calls_log, row)
 
 
 def _completion(answer: dict, seconds: float) -> Completion:

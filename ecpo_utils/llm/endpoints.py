@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..core.errors import EndpointError
 from ..core.params import Endpoint
+from .budget import Budget
 from .cache import ResponseCache
 from .client import ChatClient
 from .models import weights_hashes
@@ -43,7 +44,7 @@ def _place(endpoint: Endpoint) -> tuple:
 
 @contextlib.asynccontextmanager
 async def open_clients(
-    endpoints: dict[str, Endpoint], *, cache: ResponseCache, calls_log: Path, seed: int = 0
+    endpoints: dict[str, Endpoint], *, cache: ResponseCache, calls_log: Path, seed: int = 0, budget: Budget | None = None
 ) -> AsyncIterator[dict[str, ChatClient]]:
     """A client for each role, with the servers they need.
 
@@ -72,7 +73,7 @@ async def open_clients(
                 urls, key, identity = [server.base_url], server.api_key, _weights_identity(endpoint)
             clients[role] = ChatClient(
                 role, endpoint, urls=urls or [OPENAI_URL], api_key=key, identity=identity, cache=cache, calls_log=calls_log,
-                limit=limits[_place(endpoint)], seed=seed,
+                limit=limits[_place(endpoint)], seed=seed, budget=budget,
             )  # fmt: skip
             stack.push_async_callback(clients[role].close)
             if endpoint.provider == "openai":
