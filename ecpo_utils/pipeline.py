@@ -29,6 +29,7 @@ from .workflow import NEEDS, TUNING
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _ERROR = re.compile(r"[\w.]*(Error|Exception)\b")  # how the last line of a traceback begins
+STOP_S = 120.0  # for the answers in flight, after Ctrl-C
 # the shell around Snakemake: when `ecpo run` is gone, by `kill -9` as well, its pipe is closed and the process group ends
 _GUARD = 'exec 3<&0; { read -r _ <&3; kill -KILL 0; } & exec "$@" 3<&- </dev/null'
 
@@ -180,11 +181,25 @@ def _snakemake(paths: RunPaths, names: Sequence[str], domain: str, say: Callable
                 lock.write(f"{os.getpid()} {process.pid}\n")
                 lock.flush()
             _follow(process, paths, domain, say)
+        except KeyboardInterrupt:
+            say("   stopping; answers in flight are waited for and kept (again to end at once)")
+            interrupt_kernels(process.pid)
+            raise
         finally:
             with contextlib.suppress(ProcessLookupError):  # all that is finished is on disk; servers end by themselves
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait(30)
     return process.returncode
+
+
+def interrupt_kernels(ancestor: int, patience_s: float = STOP_S) -> None:
+    """Ctrl-C to the notebook kernels below a process; waits until they have kept what is in flight and are gone."""
+    with contextlib.suppress(psutil.Error):
+        children = psutil.Process(ancestor).children(recursive=True)
+        kernels = [child for child in children if any("ipykernel" in word for word in child.cmdline())]
+        for kernel in kernels:
+            kernel.send_signal(signal.SIGINT)
+        psutil.wait_procs(kernels, timeout=patience_s)
 
 
 def _follow(process: subprocess.Popen, paths: RunPaths, domain: str, say: Callable[[str], None]) -> None:

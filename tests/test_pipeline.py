@@ -259,3 +259,17 @@ def test_last_line_of_a_log_is_what_is_worth_showing(tmp_path, text, expected):
     path.write_text(text)
     assert last_line(path) == expected
     assert last_line(tmp_path / "none.log") == ""
+
+
+def test_ctrl_c_reaches_the_kernels_and_waits_until_they_have_kept_what_is_in_flight(tmp_path):
+    kernel = "import pathlib, sys, time\ntry:\n    pathlib.Path(sys.argv[1], 'up').touch(); time.sleep(60)\n"
+    kernel += "except KeyboardInterrupt:\n    time.sleep(0.3); pathlib.Path(sys.argv[1], 'kept').touch()\n"
+    words = [sys.executable, "-c", kernel, str(tmp_path), "ipykernel_launcher"]
+    parent = subprocess.Popen([sys.executable, "-c", f"import subprocess; subprocess.run({words!r}, start_new_session=True)"])
+    wait_until((tmp_path / "up").exists)
+    pipeline.interrupt_kernels(parent.pid)
+    assert (tmp_path / "kept").exists() and parent.wait(10) == 0
+
+
+def test_ctrl_c_where_nothing_runs_any_more_is_no_error():
+    pipeline.interrupt_kernels(2**22 - 1)
