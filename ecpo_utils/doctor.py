@@ -16,6 +16,7 @@ import psutil
 from .core.errors import EcpoError
 from .core.params import Endpoint, Params, load_profile
 from .core.paths import cache_root, repository_root
+from .data.folder import folder_lacks
 from .llm.models import load_registry, locate_model
 from .llm.servers import list_servers
 from .llm.transport import OPENAI_URL, endpoint_urls, on_loopback
@@ -114,6 +115,8 @@ def profile_lacks(params: Params, probe: Callable[[str, str], str]) -> list[str]
         lacks[f"model {params.embedder}"] = None
     if params.data_source == "release" and not params.release_dir:
         lacks["release_dir"] = None
+    if params.data_source == "folder":
+        lacks |= dict.fromkeys(folder_lacks(params.data_dir, params.domains))
     return list(lacks)
 
 

@@ -21,6 +21,7 @@ from .core.artifacts import writing
 from .core.errors import ArtifactError, EcpoError, ModelError, ParamsError
 from .core.params import Params, load_profile
 from .core.paths import RunPaths, repository_root
+from .data.folder import folder_lacks
 from .dialogue.agents import find_framework
 from .doctor import ROLES
 from .llm.models import find_model
@@ -59,6 +60,7 @@ def run_study(profile: str, *, only: str = "", domain: str = "all", say: Callabl
     _check_models(params)
     _check_frameworks(params)
     _check_release(params)
+    _check_folder(params)
     names = _chosen(params, only, domain)
     paths = RunPaths(root, profile)
     with exclusive(paths) as lock:
@@ -103,6 +105,11 @@ def _check_release(params: Params) -> None:
             f"params/{params.profile}.yaml: release_dir: there is no folder {folder.absolute()}; set it to the folder that holds the "
             f"release's {'task/' if params.data_source == 'release' else 'test_log/'}"
         )
+
+
+def _check_folder(params: Params) -> None:
+    if params.data_source == "folder" and (lacks := folder_lacks(params.data_dir, params.domains)):
+        raise ParamsError(f"params/{params.profile}.yaml: data_dir: {lacks[0]}")
 
 
 def _chosen(params: Params, only: str, domain: str) -> list[str]:

@@ -10,10 +10,12 @@ from pathlib import Path
 from .core.artifacts import load_jsonl, write_jsonl
 from .core.concurrency import map_bounded
 from .core.errors import ArtifactError
-from .core.schema import Domain, Item, PersonaRecord, Task
+from .core.schema import Domain, Item, ItemSummary, PersonaRecord, Review, Task
 from .data.builtin import load_builtin
+from .data.folder import load_folder
 from .data.personas import infer_persona, random_personas, sample_users
 from .data.release import load_release_tasks
+from .data.summaries import request_summary, with_summary
 from .data.tasks import build_tasks, sample_splits, split_tasks
 from .dialogue.agents.base import NOUNS
 from .dialogue.retrieval import Embedder, ItemDatabase, build_database, is_current, load_database
@@ -50,11 +52,50 @@ def open_databases(run: Run) -> dict[Domain, ItemDatabase]:
     }
 
 
+def load_data(run: Run, domain: Domain) -> tuple[dict[str, Item], list[Review]]:
+    """Items by id and reviews of a domain, built-in or of the folder `data_dir`."""
+    return load_folder(run.params.data_dir, domain) if run.params.data_source == "folder" else load_builtin(domain)
+
+
 def load_items(run: Run, domain: Domain) -> dict[str, Item]:
-    """Items of a domain: the built-in ones, or the targets of the released tasks."""
-    if run.params.data_source == "builtin":
-        return load_builtin(domain)[0]
+    """Items of a domain: the built-in ones, those of a folder with their summaries, or the targets of the released tasks."""
+    if run.params.data_source != "release":
+        items, _ = load_data(run, domain)
+        if _wants_summaries(run):
+            summaries = load_jsonl(run.need(run.paths.summaries(domain), "01_environment"), ItemSummary)
+            items |= {s.item_id: with_summary(items[s.item_id], s.summary) for s in summaries if s.item_id in items}
+        return items
     return {task.target.item_id: task.target for split in ("train", "test") for task in _released(run, domain, split)}
+
+
+def _wants_summaries(run: Run) -> bool:
+    return run.params.item_summaries and run.params.data_source == "folder"
+
+
+async def prepare_summaries(run: Run) -> dict[Domain, int]:
+    """Have the simulator's model (GPT-4o mini in the paper) summarise a folder's items; returns how many it did. Paper: section B.2.
+
+    Writes `summaries.jsonl` per domain. Nothing is asked for the built-in data, which have summaries, nor with `item_summaries` off.
+    """
+    if not _wants_summaries(run):
+        return {}
+    counts = {}
+    async with run.clients("simulator") as clients:
+        client = clients["simulator"]
+        for domain in run.domains:
+            items = [item for item in load_data(run, domain)[0].values() if item.description]
+
+            async def summarise(item: Item, noun: str = NOUNS[domain]) -> ItemSummary:
+                return await request_summary(client, item, noun=noun)
+
+            limit = client.endpoint.max_concurrency
+            summaries = await map_bounded(summarise, items, limit=limit, description=f"{domain} summaries", unit="item")
+            write_jsonl(run.paths.summaries(domain), summaries)
+            counts[domain] = sum(not summary.error for summary in summaries)
+            if failed := next((summary for summary in summaries if summary.error), None):
+                number = len(summaries) - counts[domain]
+                logger.warning("%s: %d items keep their raw description; the first: %s: %s", domain, number, failed.item_id, failed.error)
+    return counts
 
 
 def _released(run: Run, domain: Domain, split: str) -> list[Task]:
@@ -71,7 +112,7 @@ async def prepare_personas(run: Run) -> dict[Domain, list[PersonaRecord]]:
     """
     found = {}
     async with contextlib.AsyncExitStack() as stack:
-        if run.params.data_source == "builtin":
+        if run.params.data_source != "release":
             client = (await stack.enter_async_context(run.clients("persona")))["persona"]
         for domain in run.domains:
             if run.params.data_source == "release":
@@ -86,7 +127,7 @@ async def prepare_personas(run: Run) -> dict[Domain, list[PersonaRecord]]:
 
 async def _infer_all(client: ChatClient, run: Run, domain: Domain) -> list[PersonaRecord]:
     params = run.params
-    items, reviews = load_builtin(domain)
+    items, reviews = load_data(run, domain)
     users = sample_users(reviews, num_users=params.num_personas, min_liked=MIN_LIKED, min_rating=params.min_target_rating, seed=params.seed)
     if len(users) < params.num_personas:
         logger.warning("%s: num_personas is %d, the data have %d such users; all are taken", domain, params.num_personas, len(users))
@@ -115,7 +156,7 @@ def prepare_tasks(run: Run) -> dict[Domain, dict[str, list[Task]]]:
             held_out = {task.target.item_id for task in test}
             train = [task for task in train if task.target.item_id not in held_out]
         else:
-            items, reviews = load_builtin(domain)
+            items, (_, reviews) = load_items(run, domain), load_data(run, domain)
             personas = load_jsonl(run.need(run.paths.personas(domain), "02_persona_diversity"), PersonaRecord)
             tasks = build_tasks(domain, personas, reviews, items, min_rating=params.min_target_rating)
             train, test = split_tasks(tasks, split=params.split, test_share=params.test_share, seed=params.seed)

@@ -137,8 +137,9 @@ def open_run(notebook: str, namespace: dict) -> Run:
     params = build_params({**defaults, **given}, f"notebook {notebook}, profile {profile}")
     standard = build_params(defaults, f"params/{profile}.yaml")
     usual = standard.model_dump()
-    # with built-in data `release_dir` only names logs to check the judge on
-    ignored = {"domains", "max_spend_usd"} | (set() if params.data_source == "release" else {"release_dir"})
+    # without the released tasks `release_dir` only names logs to check the judge on
+    unused = {"release_dir", "data_dir"} - {{"release": "release_dir", "folder": "data_dir"}.get(params.data_source)}
+    ignored = {"domains", "max_spend_usd"} | unused
     changed = {name: value for name, value in params.model_dump().items() if name not in ignored and value != usual[name]}
     scope = "all" if params.domains == standard.domains else "-".join(params.domains)
     if changed:

@@ -82,8 +82,10 @@ class Params(BaseModel):
     max_spend_usd: float = Field(ge=0)  # a run that has spent so much by the endpoints' prices stops; 0 for no limit
 
     # data, section 3.1 and B.1-B.2
-    data_source: Literal["builtin", "release"]
+    data_source: Literal["builtin", "folder", "release"]
     release_dir: str
+    data_dir: str  # of "folder": what `ecpo data build` wrote, one folder per domain
+    item_summaries: bool  # whether the simulator's model summarises the descriptions of a folder's items; the other sources have theirs
     num_personas: int = Field(ge=2)
     max_reviews_per_persona: int = Field(ge=1)
     min_target_rating: float = Field(ge=1, le=5)
@@ -166,6 +168,8 @@ class Params(BaseModel):
                 raise ValueError("num_test_tasks is 0; at least one task is needed")
         if self.data_source == "release" and not self.release_dir:
             raise ValueError("data_source is release: set release_dir to the folder that holds the release's task/")
+        if self.data_source == "folder" and not self.data_dir:
+            raise ValueError("data_source is folder: set data_dir to the folder that `ecpo data build` wrote")
         return self
 
 

@@ -69,6 +69,10 @@ class RunPaths:
     def index(self, domain: str) -> Path:
         return self.domain(domain) / "items.faiss"
 
+    def summaries(self, domain: str) -> Path:
+        """What the item database and the tasks have in place of raw descriptions."""
+        return self.domain(domain) / "summaries.jsonl"
+
     def personas(self, domain: str, source: str = "ailo") -> Path:
         name = "personas.jsonl" if source == "ailo" else f"personas.{source}.jsonl"
         return self.domain(domain) / name

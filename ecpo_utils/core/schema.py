@@ -36,6 +36,14 @@ class Item(Record):
     price: float | None = None
 
 
+class ItemSummary(Record):
+    """An LLM's summary of an item's raw description. `error` says why there is none, and the description stays."""
+
+    item_id: str
+    summary: str = ""
+    error: str | None = None
+
+
 class Review(Record):
     """One review of one item by one user. `rating` is 1-5, `timestamp_ms` is Unix time."""
 

@@ -10,6 +10,7 @@ import pandas as pd
 from ..core.params import Params
 from ..core.schema import Domain
 from ..data.builtin import load_builtin
+from ..data.folder import load_folder
 from ..dialogue.retrieval import ItemDatabase
 from ..dialogue.wishes import target_wishes
 from .statistics import proportion
@@ -18,12 +19,12 @@ NUM_PROBES = 100
 
 
 def describe_domains(params: Params, databases: Mapping[Domain, ItemDatabase]) -> pd.DataFrame:
-    """Items, and for the built-in data users, reviews and liked items, per domain."""
+    """Items, and where reviews are at hand users, reviews and liked items, per domain."""
     rows = []
     for domain, database in databases.items():
         row = {"domain": domain, "source": params.data_source, "items": len(database.items)}
-        if params.data_source == "builtin":
-            _, reviews = load_builtin(domain)
+        if params.data_source != "release":
+            _, reviews = load_folder(params.data_dir, domain) if params.data_source == "folder" else load_builtin(domain)
             liked = {(r.user_id, r.item_id) for r in reviews if r.rating >= 4}
             row |= {
                 "users": len({r.user_id for r in reviews}),

@@ -1,0 +1,47 @@
+"""Summaries of raw item descriptions, which take their place in item database and tasks. Paper: section B.2."""
+
+from __future__ import annotations
+
+import re
+
+from ..core.errors import EndpointError
+from ..core.schema import Item, ItemSummary
+from ..llm.client import ChatClient
+from ..llm.prompts import render
+from .personas import tidy_sentence
+
+DESCRIPTION_WORDS = 500
+SUMMARY_TOKENS = 160
+# author and year, or town, which our readers put first
+_OPENING = re.compile(r"By .{1,80}?\(\d{4}\)\. |\(\d{4}\)\. |In .{1,60}?, [A-Z]{2}\. ")
+
+
+def _split(description: str) -> tuple[str, str]:
+    match = _OPENING.match(description)
+    return (match.group(), description[match.end() :]) if match else ("", description)
+
+
+async def request_summary(client: ChatClient, item: Item, *, noun: str) -> ItemSummary:
+    """A few sentences in place of the item's description. An item that cannot be summarised keeps its own, with the reason.
+
+    Raises:
+        EndpointError: If every further call must fail as well.
+    """
+    words = _split(item.description)[1].replace("<description>", "").replace("</description>", "").split()
+    if not words:
+        return ItemSummary(item_id=item.item_id, error="no description")
+    values = {"title": item.title, "categories": ", ".join(item.categories), "description": " ".join(words[:DESCRIPTION_WORDS])}
+    try:
+        content = render("item_summary", noun=noun, **values)
+        answer = await client.complete([{"role": "user", "content": content}], max_tokens=SUMMARY_TOKENS)
+    except EndpointError as error:
+        if error.fatal:
+            raise
+        return ItemSummary(item_id=item.item_id, error=str(error))
+    summary = tidy_sentence(answer.text)
+    return ItemSummary(item_id=item.item_id, summary=summary, error=None if summary else "the answer is empty")
+
+
+def with_summary(item: Item, summary: str) -> Item:
+    """The item described by a summary, behind author and year or town, which stay; unchanged where there is none."""
+    return item.model_copy(update={"description": _split(item.description)[0] + summary}) if summary else item
