@@ -14,7 +14,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from .core.errors import EcpoError
+from . import data_command
+from .core.errors import EcpoError, ParamsError
 
 OUTPUT_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # of what is printed; a file's are ArtifactErrors
 
@@ -118,6 +119,8 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--profile", default="quick")
     export.add_argument("--domain", default="book")
     export.add_argument("--adapter", default="dpo", help="of the model: sgpt, dpo, kto or simpo")
+
+    data_command.add_options(add("data", _data, "bring your own data: build a folder from Amazon or Yelp files, or fetch them"))
 
     diversity = add("diversity", _diversity, "maximum ROUGE-L of each persona to the others, per file")
     diversity.add_argument("paths", type=Path, nargs="+", metavar="PATH")
@@ -316,6 +319,27 @@ def _export(options: argparse.Namespace) -> None:
         print(export_merged(run, options.domain, options.adapter, folder))
     else:
         print("\n".join(map(str, export_data(run, options.domain, options.what, folder))))
+
+
+def _data(options: argparse.Namespace) -> None:
+    if options.action == "build":
+        print("\n".join(data_command.build(options)))
+        return
+    from .data.dumps.fetch import SITE, fetch_file, list_files
+
+    site = options.site or SITE
+    files = list_files(options.domain if options.source == "amazon" else "yelp", options.origin, site)
+    missing = [file for file in files if not data_command.is_there(file, options.to)]
+    for file in files:
+        print(f"{file.size / 1e9:8.2f} GB  {Path(file.name).name}{'' if file in missing else '  (is there)'}", flush=True)
+    data_command.check_space(options.to, sum(file.size for file in missing))
+    if missing and not options.yes:
+        if not sys.stdin.isatty():
+            raise ParamsError("nobody is there to agree to the download; add --yes")
+        if input(f"download to {options.to}? [y/N] ").strip().lower() not in ("y", "yes"):
+            raise ParamsError("nothing was downloaded")
+    reviews, meta = (fetch_file(file, options.origin, options.to, site) for file in files)
+    print(f"ecpo data build --domain {options.domain} --source amazon --reviews {reviews} --meta {meta} --out data")
 
 
 def _diversity(options: argparse.Namespace) -> None:

@@ -105,7 +105,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         hub: StubHub = self.server.hub
         path = unquote(urlsplit(self.path).path)
-        resolve = re.fullmatch(rf"/{hub.repo}/resolve/[^/]+/(.+)", path)
+        resolve = re.fullmatch(rf"/(?:datasets/)?{hub.repo}/resolve/[^/]+/(.+)", path)
         kind = self.command.lower() if resolve else "tree" if "/tree/" in path else "info"
         file = resolve[1] if resolve else ""
         hub.requests.append((kind, file, self.headers.get("Range", "")))
@@ -117,7 +117,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(b"", 500, {})
         elif resolve:
             self._file(hub, file)
-        elif f"/api/models/{hub.repo}" in path:
+        elif path.startswith((f"/api/models/{hub.repo}", f"/api/datasets/{hub.repo}")):
             self._send(json.dumps(hub.tree() if kind == "tree" else hub.info()).encode(), 200, {"Content-Type": "application/json"})
         else:
             self._send(b"{}", 404, {"X-Error-Code": "RepoNotFound"})

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from ...core.artifacts import digest, write_json, writing
 from ...core.errors import SchemaError
+from ..fields import plain_text
 from .engine import Engine, quoted, raw_lines
 from .kinds import Kind
 from .lines import read_object, review_notes
@@ -130,9 +131,10 @@ class ReviewPass:
             return None
         for note in (*notes, *review_notes(row, self.source.texts)):
             spill.rejects.add(self.path, line, note, sample, kept=True)
-        values = {key: row.get(key) for key in self.source.review_columns}
-        values |= {key: "" if value is None else str(value) for key, value in values.items() if key in self.source.texts}
-        return values | {self.source.rating: review.rating} | ({"timestamp": review.timestamp_ms} if "timestamp" in values else {})
+        columns = self.source.review_columns
+        values = {key: plain_text(row.get(key), key, "line") for key, kind in columns.items() if kind == "VARCHAR"}
+        times = {"timestamp": review.timestamp_ms} if "timestamp" in columns else {}
+        return {**values, self.source.rating: review.rating, **times}
 
     def _load(self, key: str, share: float, careful: bool) -> Spill:
         """The state of an earlier pass over the same file with the same options, or a fresh one."""

@@ -43,8 +43,10 @@ def find_users(engine: Engine, review_pass: ReviewPass, rule: UserRule) -> tuple
     if not sample.users:
         most = f" to {rule.max_reviews}" if rule.max_reviews else " or more"
         asked = f"{rule.min_reviews}{most} reviews, {rule.min_liked} liked items ({rule.min_rating:g} stars or more)"
+        lost = "".join(f"; {count} lines: {reason}" for reason, count in spill.rejects.dropped.most_common(3))
         raise SchemaError(
-            f"{review_pass.path}: none of {sample.counts['users']} users qualifies ({asked}); see --min-reviews, --max-reviews, --min-liked"
+            f"{review_pass.path}: none of {sample.counts['users']} users qualifies ({asked}); see --min-reviews, --max-reviews, "
+            f"--min-liked{lost}"
         )
     return spill, sample
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import io
 import tarfile
 import zlib
@@ -17,6 +18,7 @@ from .lines import BLANK
 from .sources import DumpSource, Role
 
 CHUNK_BYTES = 1 << 20
+STEP_BYTES = 256
 PIECE_BYTES = 1 << 28
 BLANK_LINE = b'{"":0}'  # stands in for a blank line, which the engine would not count
 
@@ -110,10 +112,12 @@ class Unpacker:
                     chunk = chunk.lstrip(b"\0")
                     unpack = zlib.decompressobj(31) if chunk else unpack
                     continue
+                before = unpack.copy()
                 try:
                     yield unpack.decompress(chunk)
                 except zlib.error as error:
-                    self.damage = f"damaged gzip: {error} in the {CHUNK_BYTES >> 20} MB behind byte {position}"
+                    self.damage = f"damaged gzip: {error} within {CHUNK_BYTES} bytes behind byte {position}"
+                    yield from _until_fault(before, chunk)
                     return
                 chunk = unpack.unused_data
             position += CHUNK_BYTES
@@ -140,6 +144,13 @@ class Unpacker:
             if self.source.members[self.role] in "".join(names):
                 return
         raise SchemaError(f"{self.path} holds no file that ends in '{wanted}', but: {', '.join(names[:8]) or 'nothing'}")
+
+
+def _until_fault(unpack: zlib._Decompress, chunk: bytes) -> Iterator[bytes]:
+    """What a damaged chunk holds before the damage."""
+    with contextlib.suppress(zlib.error):
+        for start in range(0, len(chunk), STEP_BYTES):
+            yield unpack.decompress(chunk[start : start + STEP_BYTES])
 
 
 class _Stream(io.RawIOBase):
