@@ -40,16 +40,23 @@ def digest(value: object, length: int = 16) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 
-def write_text(path: Path, text: str) -> Path:
-    """Write a file whole or not at all, through a temporary file beside it."""
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, which takes its place if the block ends well: a file is written whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            temporary.write_text(text, encoding="utf-8")
+            yield temporary
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a file whole or not at all, through a temporary file beside it."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
     return path
 
 
@@ -59,18 +66,25 @@ def write_json(path: Path, value: object) -> Path:
 
 
 def write_jsonl(path: Path, rows: Iterable[BaseModel]) -> Path:
-    """Write records as JSON lines, atomically."""
-    return write_text(path, "".join(row.model_dump_json() + "\n" for row in rows))
+    """Write records as JSON lines, atomically and one by one, so that `rows` may be more than memory holds."""
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.writelines(json_line(row) for row in rows)
+    return path
+
+
+def json_line(row: BaseModel) -> str:
+    """A record as it stands in a JSON-lines file."""
+    return row.model_dump_json() + "\n"
 
 
 def append_jsonl(path: Path, row: BaseModel | dict) -> None:
     """Append one line in a single write, so that a killed run loses at most the line in flight."""
-    text = row.model_dump_json() if isinstance(row, BaseModel) else json.dumps(row, ensure_ascii=False)
+    text = json_line(row) if isinstance(row, BaseModel) else json.dumps(row, ensure_ascii=False) + "\n"
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
-            data = (text + "\n").encode()
+            data = text.encode()
             written = os.write(handle, data)
             if written < len(data):
                 raise OSError(28, "No space left on device")
@@ -113,10 +127,11 @@ def iter_json_lines(path: Path) -> Iterator[tuple[int, dict]]:
     """
     for number, line in iter_lines(path):
         if line.strip():
-            yield number, _parse_object(line, f"{path}:{number}")
+            yield number, parse_object(line, f"{path}:{number}")
 
 
-def _parse_object(line: str, where: str) -> dict:
+def parse_object(line: str, where: str) -> dict:
+    """The JSON object of a line; a SchemaError says where it stood and what was wrong."""
     try:
         value = json.loads(line)
     except json.JSONDecodeError as error:

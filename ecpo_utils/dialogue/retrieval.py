@@ -1,110 +1,126 @@
-"""The item database: texts embedded with a sentence-transformers model into a FAISS flat index. Paper: B.2."""
+"""The item database: texts embedded by a sentence-embedding model into a FAISS index. Paper: B.2."""
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Sequence
+import random
+import shutil
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import numpy as np
-
-from ..core.artifacts import digest, load_jsonl, write_json, write_jsonl, writing
+from ..core.artifacts import write_json, write_jsonl
 from ..core.errors import ArtifactError
+from ..core.records import RecordFile, records_sha256
 from ..core.schema import Item
-from ..llm.models import fetch_model
+from ..llm.embedding import Embedder
+from .shards import embed_shards
+from .vector_index import build_index, load_index, save_index
+from .wishes import target_wishes
 
-
-def item_text(item: Item) -> str:
-    """The text of an item that is embedded: title, categories, description."""
-    return f"{item.title}; {', '.join(item.categories)}; {item.description}"
-
-
-class Embedder:
-    """Unit-length sentence embeddings. Library: sentence-transformers.
-
-    Args:
-        name: A model of `params/models.yaml`.
-    """
-
-    def __init__(self, name: str):
-        from sentence_transformers import SentenceTransformer
-        from transformers.utils import logging as transformers_logging
-
-        transformers_logging.disable_progress_bar()
-        self.name = name
-        self._model = SentenceTransformer(str(fetch_model(name)), device=None)
-
-    def encode(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
-        """float32 array (len(texts), dimension), rows of length 1."""
-        return self._model.encode(list(texts), batch_size=32, normalize_embeddings=True, show_progress_bar=progress).astype(np.float32)
+NUM_PROBES = 300  # queries that measure the recall of an approximate index
 
 
 class ItemDatabase:
-    """Items and their vectors; `search` gives what an agent sees.
+    """Items and their vectors; `search` gives what an agent sees. Threads may share it.
 
     Args:
         items: In the order of the index.
         index: FAISS index of as many unit vectors.
         embedder: The model that made them.
+        facts: What `build_database` noted of items and index.
     """
 
-    def __init__(self, items: Sequence[Item], index: object, embedder: Embedder):
-        self.items = list(items)
+    def __init__(self, items: Sequence[Item], index: object, embedder: Embedder, facts: dict):
+        self.items = items
         self._index = index
         self.embedder = embedder
+        self.facts = facts
 
     def search(self, query: str, top_k: int) -> list[Item]:
         """The `top_k` items whose texts lie nearest to the query, best first."""
         _, found = self._index.search(self.embedder.encode([query]), min(top_k, len(self.items)))
-        return [self.items[i] for i in found[0]]
+        return [self.items[i] for i in found[0].tolist() if i >= 0]
 
 
-def build_database(items: Sequence[Item], embedder: Embedder, items_path: Path, index_path: Path) -> ItemDatabase:
-    """Embed items and write `items.jsonl` and `items.faiss`."""
-    import faiss
+def build_database(items: Iterable[Item], embedder: Embedder, items_path: Path, index_path: Path) -> ItemDatabase:
+    """Embed items and write `items.jsonl` and `items.faiss`, with facts about them beside it.
 
-    vectors = embedder.encode([item_text(item) for item in items])
-    index = faiss.IndexFlatL2(vectors.shape[1])
-    index.add(vectors)
+    Items are read one by one, so that they may be more than memory holds; a build that was killed goes on where it stopped.
+
+    Raises:
+        ArtifactError: If there are no items, or a file cannot be written.
+    """
     write_jsonl(items_path, items)
-    temporary = index_path.with_suffix(".tmp")
-    with writing(index_path):
-        temporary.write_bytes(faiss.serialize_index(index).tobytes())
-        os.replace(temporary, index_path)
-    write_json(_facts_path(index_path), _facts(items, embedder))
-    return ItemDatabase(items, index, embedder)
+    items = RecordFile(items_path, Item)
+    if not items:
+        raise ArtifactError(f"{items_path}: there are no items to embed; look at the data that notebook 01 was given")
+    folder = index_path.with_name(index_path.name + ".shards")
+    shards = embed_shards(items, embedder, folder)
+    index, index_facts = build_index(shards, lambda: embedder.encode(_probes(items)))
+    save_index(index, index_path)
+    facts = {
+        "embedder": embedder.name,
+        "dimension": index.d,
+        "num_items": len(items),
+        "items_sha256": items.sha256,
+        "index_bytes": index_path.stat().st_size,
+        **index_facts,
+    }
+    write_json(_facts_path(index_path), facts)
+    shutil.rmtree(folder)
+    return ItemDatabase(items, load_index(index_path), embedder, facts)
 
 
-def is_current(items: Sequence[Item], embedder: Embedder, items_path: Path, index_path: Path) -> bool:
+def _probes(items: Sequence[Item]) -> list[str]:
+    """Queries as users put them: one sentence of an item's description, its title hidden."""
+    draw = random.Random(0)
+    drawn = [items[i] for i in draw.sample(range(len(items)), min(NUM_PROBES, len(items)))]
+    return [draw.choice(target_wishes(item)[1:] or target_wishes(item)) for item in drawn]
+
+
+def is_current(items: Iterable[Item], embedder: Embedder, items_path: Path, index_path: Path) -> bool:
     """Whether the files hold exactly these items, embedded by this model."""
-    facts = _facts_path(index_path)
-    if not all(path.is_file() for path in (items_path, index_path, facts)):
+    try:
+        facts = load_database(items_path, index_path, embedder).facts
+    except ArtifactError:
         return False
-    return json.loads(facts.read_text()) == _facts(items, embedder) and load_jsonl(items_path, Item) == list(items)
-
-
-def _facts_path(index_path: Path) -> Path:
-    return index_path.with_name(index_path.name + ".json")
-
-
-def _facts(items: Sequence[Item], embedder: Embedder) -> dict:
-    return {"embedder": embedder.name, "num_items": len(items), "items_digest": digest([item.model_dump() for item in items])}
+    return (facts["num_items"], facts.get("items_sha256")) == records_sha256(items)
 
 
 def load_database(items_path: Path, index_path: Path, embedder: Embedder) -> ItemDatabase:
     """Read a database that `build_database` wrote.
 
     Raises:
-        ArtifactError: If a file is missing or the two do not belong together.
+        ArtifactError: If a file is missing or damaged, or they do not belong together or to the embedder.
     """
-    import faiss
-
-    items = load_jsonl(items_path, Item)
-    try:
-        index = faiss.deserialize_index(np.frombuffer(index_path.read_bytes(), np.uint8))
-    except (OSError, RuntimeError) as error:
-        raise ArtifactError(f"cannot read {index_path}: {error}; run notebook 01 first") from None
+    items, facts = RecordFile(items_path, Item), _load_facts(index_path)
+    if not index_path.is_file():
+        raise ArtifactError(f"there is no {index_path}; run notebook 01 first")
+    size = index_path.stat().st_size
+    if facts.get("index_bytes", size) != size:  # FAISS would map a cut file into memory and crash
+        raise ArtifactError(f"{index_path} has {size} bytes, {facts['index_bytes']} were written; run notebook 01 again")
+    index = load_index(index_path)
     if index.ntotal != len(items):
         raise ArtifactError(f"{index_path} holds {index.ntotal} vectors, {items_path} {len(items)} items; run notebook 01 again")
-    return ItemDatabase(items, index, embedder)
+    if facts.get("items_sha256", items.sha256) != items.sha256:  # not in the facts of older runs
+        raise ArtifactError(f"{items_path} is not the file that {index_path} was made from; run notebook 01 again")
+    dimension = embedder.encode([""]).shape[1]
+    if (facts["embedder"], index.d) != (embedder.name, dimension):
+        raise ArtifactError(
+            f"{index_path} holds vectors of {facts['embedder']} of dimension {index.d}, the embedder is {embedder.name} "
+            f"of dimension {dimension}; run notebook 01 again"
+        )
+    return ItemDatabase(items, index, embedder, facts)
+
+
+def _load_facts(index_path: Path) -> dict:
+    path = _facts_path(index_path)
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        return {"embedder": facts["embedder"], "num_items": facts["num_items"]} | facts
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"cannot read {path}: {error}; run notebook 01 again") from None
+
+
+def _facts_path(index_path: Path) -> Path:
+    return index_path.with_name(index_path.name + ".json")

@@ -170,7 +170,7 @@ def fetch_model(name: str) -> Path:
     model = find_model(name)
     if located := locate_model(name):
         return located
-    with _locked(model):
+    with locked(model):
         if located := locate_model(name):
             return located
         tried = []
@@ -210,7 +210,12 @@ def _hub_cache_folder(model: Model) -> Path | None:
 
 
 @contextlib.contextmanager
-def _locked(model: Model) -> Iterator[None]:
+def locked(model: Model) -> Iterator[None]:
+    """One process at a time puts something beside a model's weights.
+
+    Raises:
+        ModelError: If the cache cannot be written.
+    """
     try:
         model.folder.parent.mkdir(parents=True, exist_ok=True)
         lock = open(model.beside(".lock"), "w")  # noqa: SIM115

@@ -3,7 +3,7 @@
 from functools import partial
 
 import pytest
-from scripted_models import ITEMS
+from scripted_models import ITEMS, make_database
 from stub_endpoint import Reply
 
 from ecpo_utils.core.errors import EndpointError
@@ -79,17 +79,10 @@ def test_an_answer_that_stays_empty_is_a_system_error_which_the_agent_remembers(
 
 def test_titles_and_messages_with_brackets_and_braces_are_kept(make_framework, say, study, tmp_path):
     agent = make_framework(ChatRec, "Emma [Kindle [2nd] {x}] is it. Good?")
-    agent.database = type(agent.database)([Item(item_id="x", title="Emma [Kindle [2nd] {x}]")], _FirstItem(), agent.database.embedder)
+    agent.database = make_database(tmp_path / "one", [Item(item_id="x", title="Emma [Kindle [2nd] {x}]")])
     text, (step,) = say(agent, "Emma [2nd] {0}")
     assert text == "Emma [Kindle [2nd] {x}] is it. Good?" and step.retrieval.query == "Emma [2nd] {0}"
     assert "Emma [Kindle [2nd] {x}]" in step.messages[-1]["content"] and "Emma [2nd] {0}" in step.messages[-1]["content"]
-
-
-class _FirstItem:
-    """An index that finds the first item."""
-
-    def search(self, vectors, number):
-        return None, [[0]]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,60 @@
+"""A text embedding model in ONNX form, run on the CPU by ONNX Runtime."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding
+
+NETWORK, TOKENIZER = "model.onnx", "tokenizer.json"
+BATCH_TOKENS = 1024  # a batch's texts times its longest; larger ones leave the processor's cache
+
+
+class OnnxModel:
+    """The exported model: texts to unit vectors. Threads may share it. Library: ONNX Runtime, tokenizers."""
+
+    def __init__(self, folder: Path):
+        import onnxruntime
+        from tokenizers import Tokenizer
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the cores are the language models' as well
+        self._session = onnxruntime.InferenceSession(str(folder / NETWORK), options, providers=["CPUExecutionProvider"])
+        self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+        self.dimension: int = self._session.get_outputs()[0].shape[1]
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """float32 array (len(texts), dimension); texts of like length go together, so that little is padded."""
+        whole = [text.encode("utf-8", "replace").decode() for text in texts]  # half of a surrogate pair is no text
+        encodings = self._tokenizer.encode_batch_fast(whole)
+        vectors = np.empty((len(texts), self.dimension), np.float32)
+        for rows in _batches([len(encoding) for encoding in encodings]):
+            ids, mask = _padded([encodings[row] for row in rows])
+            vectors[rows] = self._session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
+        return vectors
+
+
+def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Rows in batches of at most BATCH_TOKENS with padding, the longest first."""
+    order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
+    while order:
+        size = max(1, BATCH_TOKENS // lengths[order[0]])
+        yield order[:size]
+        order = order[size:]
+
+
+def _padded(encodings: Sequence[Encoding]) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and mask, (texts, tokens of the longest); what the mask hides may be any token."""
+    ids = np.zeros((len(encodings), max(map(len, encodings))), np.int64)
+    mask = np.zeros_like(ids)
+    for row, encoding in enumerate(encodings):
+        ids[row, : len(encoding)] = encoding.ids
+        mask[row, : len(encoding)] = 1
+    return ids, mask
