@@ -62,9 +62,10 @@ def write_dump(folder: Path, gigabytes: float, seed: int = 0) -> tuple[Path, Pat
             number += 1
     with open(meta, "w", encoding="utf-8") as file:
         for number in range(NUM_ITEMS):
+            text = " ".join(words[number % len(words) :][:80])
             row = {"main_category": "Books", "title": f"Title {number}", "average_rating": 4.2, "rating_number": 9, "features": [],
-                   "description": [" ".join(words[number % len(words) :][:80])], "price": 9.99, "images": [], "videos": [], "store": "A. Writer",
-                   "categories": ["Books"], "details": {"Publisher": "X"}, "parent_asin": f"B{number:09d}", "bought_together": None}  # fmt: skip
+                   "description": [text], "price": 9.99, "images": [], "videos": [], "store": "A. Writer", "categories": ["Books"],
+                   "details": {"Publisher": "X"}, "parent_asin": f"B{number:09d}", "bought_together": None}  # fmt: skip
             file.write(json.dumps(row) + "\n")
     return reviews, meta
 

@@ -13,6 +13,7 @@ import nbformat
 from .core.errors import ArtifactError
 from .core.params import Params, load_profile
 from .core.paths import RunPaths, repository_root
+from .data.folder import ITEMS, REVIEWS
 
 # in run order; a new notebook is one line here
 NEEDS: dict[str, list[str]] = {
@@ -102,6 +103,15 @@ def notebook_parameters(name: str, profile: str) -> dict:
     """Values of a profile for the parameters that a notebook declares; a change of one reruns it."""
     values = _profile(profile).model_dump(mode="json")
     return {key: values[key] for key in declared_parameters(name)}
+
+
+def folder_files(name: str, profile: str) -> list[str]:
+    """Files of the user's own data folder that a notebook reads; a folder that was built anew reruns it."""
+    params = _profile(profile)
+    if params.data_source != "folder" or "data_dir" not in declared_parameters(name):
+        return []
+    paths = [Path(params.data_dir).expanduser() / domain / file for domain in params.domains for file in (ITEMS, REVIEWS)]
+    return [str(path) for path in paths if path.is_file()]
 
 
 @functools.cache

@@ -47,7 +47,7 @@ class DumpSource:
         """SQL: whether a review needs no second look. False, never NULL, for whatever the engine could not read."""
         named = {self.user, self.item, *self.review_key}
         ids = [key for key, kind in self.review_columns.items() if key in named and kind == "VARCHAR"]
-        nested = [f"{key}[1] NOT IN ('[', '{{')" for key in (*ids, *self.texts)]
+        nested = [f"(NOT (starts_with({key}, '[') OR starts_with({key}, '{{')) OR NOT json_valid({key}))" for key in (*ids, *self.texts)]
         empty = [f"{key} <> ''" for key in ids]
         return f"coalesce({self.rating} BETWEEN 1 AND 5 AND {self.sound} AND {' AND '.join(nested + empty)}, false)"
 

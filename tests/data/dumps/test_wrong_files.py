@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import os
+import random
 import tarfile
 import time
 import zipfile
@@ -140,7 +141,8 @@ def test_yelp_is_read_out_of_its_archive(build, pack):
 
 
 def many(number):
-    return to_bytes([review(i, text=os.urandom(40).hex()) for i in range(number)])
+    draw = random.Random(0)
+    return to_bytes([review(i, text=draw.randbytes(40).hex()) for i in range(number)])
 
 
 def test_truncated_gzip_keeps_what_came_before_and_says_so(build):
@@ -156,7 +158,7 @@ def test_damaged_gzip_keeps_what_came_before_and_says_so(build):
     data = bytearray(gzip.compress(many(5000)))
     data[len(data) // 2 : len(data) // 2 + 300] = b"\xff" * 300
     facts, _, _, rejects = build(bytes(data), to_bytes([item(i) for i in range(5000)]))
-    assert rejects[-1]["reason"] == "damaged gzip" and facts["counts"]["review_lines"] < 5000
+    assert rejects[-1]["reason"] == "damaged gzip" and 1000 < facts["counts"]["review_lines"] < 5000
 
 
 def test_truncated_archive_keeps_what_came_before_and_says_so(build):
