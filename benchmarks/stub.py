@@ -19,6 +19,13 @@ from dataclasses import dataclass, field
 
 FAULTS = ("http_500", "http_429", "hang", "cut", "malformed_body", "wrong_schema")
 RETRY_AFTER_S = 0.3
+CHARACTERS = 4  # of English a token, about
+WORDS = (  # noqa: SIM905 (as a list they would fill a page)
+    "quiet harbour storm garden letter winter sister engine forest comic murder castle island border teacher ghost river market "
+    "secret planet kitchen soldier music desert king train village doctor window bridge ocean clever gentle brutal ancient modern "
+    "funny tragic short endless magic robot family friend enemy journey mystery puzzle romance history science poetry cooking "
+    "travel horse dragon pirate lawyer painter farmer singer orphan hunter miner"
+).split()
 CONFIRMATION = {
     "flexibility_reason": "it took up what I said", "flexibility": 2, "coherence_reason": "it fits", "coherence": 2,
     "guidance_reason": "it asked nothing", "guidance": 0,
@@ -112,7 +119,7 @@ class Connection(asyncio.Protocol):
         if fault == "malformed_body":
             return self._send(200, b'{"id": "stub", "choices": [{"mess')
         request = json.loads(body)
-        data = completion("I would rather not say." if fault == "wrong_schema" else answer(request))
+        data = completion("I would rather not say." if fault == "wrong_schema" else answer(request), len(body) // CHARACTERS)
         if fault == "cut":
             self._send(200, data, cut=True)
             return self._transport.close()
@@ -125,10 +132,11 @@ class Connection(asyncio.Protocol):
         self._transport.write(head.encode() + (data[: len(data) // 2] if cut else data))
 
 
-def completion(text: str) -> bytes:
-    """A chat completion."""
+def completion(text: str, prompt_tokens: int) -> bytes:
+    """A chat completion with a guess of its tokens."""
     choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop", "logprobs": None}
-    usage = {"prompt_tokens": 700, "completion_tokens": 30, "total_tokens": 730}
+    tokens = prompt_tokens, 1 + len(text) // CHARACTERS
+    usage = {"prompt_tokens": tokens[0], "completion_tokens": tokens[1], "total_tokens": sum(tokens)}
     return json.dumps(
         {"id": "stub", "object": "chat.completion", "created": 0, "model": "stub", "choices": [choice], "usage": usage}
     ).encode()
@@ -136,19 +144,21 @@ def completion(text: str) -> bytes:
 
 def answer(request: dict) -> str:
     """What agent, user and confirmation say: one search a round and a recommendation, until the rounds are over."""
-    messages, asked = request["messages"], request.get("response_format")
-    number = int(hashlib.sha256(messages[-1]["content"].encode()).hexdigest()[:6], 16)
+    asked, last = request.get("response_format"), request["messages"][-1]["content"]
     if asked and "flexibility" in asked["json_schema"]["schema"]["properties"]:
         return json.dumps(CONFIRMATION)
-    message = f"I would like something rather different, of kind {number}."
+    words = make_words(last)
     if asked:
-        return json.dumps({"reason": "it suggested something", "policy": "provide_feedback_on_recommendation", "message": message})
-    last = messages[-1]["content"]
+        return json.dumps({"reason": "it suggested something", "policy": "provide_feedback_on_recommendation", "message": f"No, {words}."})
     if last.startswith("Observation:"):
-        return f"Recommend[You could try the first of these, number {number}, which many people have liked a lot.]"
-    if last.startswith("User:"):
-        return f"Search[something of kind {number % 9973}]"
-    return message
+        return f"Recommend[You could try the first of these, {words}, which many people have liked.]"
+    return f"Search[{words}]" if last.startswith("User:") else f"I look for {words}."
+
+
+def make_words(text: str) -> str:
+    """Ten words that hardly any other text gives."""
+    digest = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])
+    return " ".join(WORDS[digest // len(WORDS) ** place % len(WORDS)] for place in range(10))
 
 
 @contextlib.contextmanager

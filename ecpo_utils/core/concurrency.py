@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 A = TypeVar("A")
 B = TypeVar("B")
+START_S = 0.2  # within which the first units start, one after the other: in step, all would send and then all wait
 
 
 async def map_bounded(function: Callable[[A], Awaitable[B]], values: Sequence[A], *, limit: int, description: str, unit: str) -> list[B]:
@@ -25,7 +26,8 @@ async def map_bounded(function: Callable[[A], Awaitable[B]], values: Sequence[A]
     waiting = iter(enumerate(values))
     failed: BaseException | None = None
 
-    async def work() -> None:
+    async def work(delay: float) -> None:
+        await asyncio.sleep(delay)
         for index, value in waiting:  # all workers draw from the one iterator
             results[index] = await function(value)
             progress.update()
@@ -33,8 +35,8 @@ async def map_bounded(function: Callable[[A], Awaitable[B]], values: Sequence[A]
     with tqdm(total=len(values), desc=description, unit=unit, mininterval=1.0, disable=not values) as progress:
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(min(limit, len(values))):
-                    group.create_task(work())
+                for number in range(min(limit, len(values))):
+                    group.create_task(work(START_S * number / limit))
         except* Exception as errors:
             failed = errors.exceptions[0]
     if failed:

@@ -10,8 +10,9 @@ _EDITION = re.compile(r"\s*[\(\[][^\)\]]*[\)\]]\s*$")
 
 def normalise(text: str) -> str:
     """Lower-cased words without accents or punctuation, single-spaced."""
-    plain = unicodedata.normalize("NFKD", text.replace("&", " and ").replace("'", "").replace("\u2019", ""))
-    plain = "".join(c for c in plain if not unicodedata.combining(c))
+    plain = text.replace("&", " and ").replace("'", "").replace("\u2019", "")
+    if not plain.isascii():
+        plain = "".join(c for c in unicodedata.normalize("NFKD", plain) if not unicodedata.combining(c))
     return " ".join(re.findall(r"[^\W_]+", plain.lower()))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import logging
 import math
 import time
@@ -153,7 +154,7 @@ class ChatClient:
             ParseError: If the repaired answers cannot be read either; shows the last. They leave the cache, so that
                 a later run asks anew.
         """
-        schema = kind.model_json_schema()
+        schema = _schema(kind)
         messages, unreadable = list(messages), []
         for _ in range(1 + repairs):
             answer = await self.complete(messages, schema=schema, **options)
@@ -305,6 +306,11 @@ def _completion(answer: dict, seconds: float) -> Completion:
         completion_tokens=usage.get("completion_tokens") or 0,
         seconds=seconds,
     )
+
+
+@functools.cache
+def _schema(kind: type[BaseModel]) -> dict:
+    return kind.model_json_schema()
 
 
 def _json_part(text: str) -> str:
