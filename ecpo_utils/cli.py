@@ -69,6 +69,10 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--only", default="", metavar="NN", help="one notebook and what it needs, e.g. 03")
     run.add_argument("--domain", default="all", help="one domain of the profile")
 
+    plan = add("plan", _plan, "calls, tokens, hours and money of a profile, before anything is spent")
+    plan.add_argument("--profile", default="quick")
+    plan.add_argument("--json", action="store_true")
+
     report = add("report", _report, "write runs/PROFILE/report.html and say where everything is")
     report.add_argument("--profile", default="quick")
 
@@ -156,6 +160,15 @@ def _run(options: argparse.Namespace) -> None:
     from .pipeline import run_study
 
     run_study(options.profile, only=options.only, domain=options.domain, say=_say)
+
+
+def _plan(options: argparse.Namespace) -> None:
+    from .core.params import load_profile
+    from .core.paths import repository_root
+    from .planning import Plan
+
+    plan = Plan(load_profile(repository_root() / "params" / f"{options.profile}.yaml"))
+    print(json.dumps(plan.rows()) if options.json else "\n".join(plan.lines()))
 
 
 def _report(options: argparse.Namespace) -> None:
