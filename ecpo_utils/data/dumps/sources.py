@@ -47,9 +47,14 @@ class DumpSource:
         """SQL: whether a review needs no second look. False, never NULL, for whatever the engine could not read."""
         named = {self.user, self.item, *self.review_key}
         ids = [key for key, kind in self.review_columns.items() if key in named and kind == "VARCHAR"]
-        nested = [f"(NOT (starts_with({key}, '[') OR starts_with({key}, '{{')) OR NOT json_valid({key}))" for key in (*ids, *self.texts)]
-        empty = [f"{key} <> ''" for key in ids]
-        return f"coalesce({self.rating} BETWEEN 1 AND 5 AND {self.sound} AND {' AND '.join(nested + empty)}, false)"
+        plain = [f"({_opens_no_bracket(key)} OR NOT json_valid({key}))" for key in self.texts]
+        named = [f"{key} <> '' AND ({_opens_no_bracket(key)})" for key in ids]
+        return f"coalesce({self.rating} BETWEEN 1 AND 5 AND {self.sound} AND {' AND '.join(named + plain)}, false)"
+
+
+def _opens_no_bracket(key: str) -> str:
+    """SQL: a text does not begin with "[" or "{", as lists and objects do. Comparing is several times faster than looking."""
+    return f"{key} < '[' OR {key} >= '\\' AND {key} < '{{' OR {key} >= '|'"
 
 
 AMAZON = DumpSource(

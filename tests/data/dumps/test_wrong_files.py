@@ -157,8 +157,8 @@ def test_truncated_gzip_keeps_what_came_before_and_says_so(build):
 def test_damaged_gzip_keeps_what_came_before_and_says_so(build):
     data = bytearray(gzip.compress(many(5000)))
     data[len(data) // 2 : len(data) // 2 + 300] = b"\xff" * 300
-    facts, _, _, rejects = build(bytes(data), to_bytes([item(i) for i in range(5000)]))
-    assert rejects[-1]["reason"] == "damaged gzip" and 1000 < facts["counts"]["review_lines"] < 5000
+    _, _, reviews, rejects = build(bytes(data), to_bytes([item(i) for i in range(5000)]))
+    assert rejects[-1]["reason"] == "damaged gzip" and len(reviews) > 1000
 
 
 def test_truncated_archive_keeps_what_came_before_and_says_so(build):
