@@ -122,4 +122,5 @@ def load_index(path: Path) -> faiss.Index:
         raise ArtifactError(f"cannot read {path}: {error}; run notebook 01 first") from None
     if isinstance(index, faiss.IndexIVF):
         index.parallel_mode = 1  # a single query uses all cores; the file does not keep this
+        faiss.downcast_InvertedLists(index.invlists).prefetch_nthread = 0  # 32 threads, begun anew by every search, cost six times it
     return index

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from tokenizers import Encoding
 
 NETWORK, TOKENIZER = "model.onnx", "tokenizer.json"
-BATCH_TOKENS = 1024  # a batch's texts times its longest; larger ones leave the processor's cache
+BATCH_TOKENS = 512  # a batch's texts times its longest; larger ones leave the processor's cache
 
 
 class OnnxModel:
@@ -24,10 +25,10 @@ class OnnxModel:
         from tokenizers import Tokenizer
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the cores are the language models' as well
+        options.intra_op_num_threads = 1  # a batch for each core is faster than all cores on a batch
         self._session = onnxruntime.InferenceSession(str(folder / NETWORK), options, providers=["CPUExecutionProvider"])
         self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+        self._cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         self.dimension: int = self._session.get_outputs()[0].shape[1]
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
@@ -35,9 +36,13 @@ class OnnxModel:
         whole = [text.encode("utf-8", "replace").decode() for text in texts]  # half of a surrogate pair is no text
         encodings = self._tokenizer.encode_batch_fast(whole)
         vectors = np.empty((len(texts), self.dimension), np.float32)
-        for rows in _batches([len(encoding) for encoding in encodings]):
+
+        def embed_batch(rows: list[int]) -> None:
             ids, mask = _padded([encodings[row] for row in rows])
             vectors[rows] = self._session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
+
+        with ThreadPoolExecutor(self._cores) as threads:
+            list(threads.map(embed_batch, _batches([len(encoding) for encoding in encodings])))
         return vectors
 
 
