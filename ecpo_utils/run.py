@@ -30,7 +30,8 @@ from .llm.prompts import prompts_digest
 logger = logging.getLogger(__name__)
 
 LIBRARIES = (
-    "torch", "transformers", "trl", "peft", "sentence-transformers", "faiss-cpu", "openai", "xllamacpp", "numpy", "snakemake", "papermill",
+    "torch", "transformers", "trl", "peft", "sentence-transformers", "onnxruntime", "faiss-cpu", "openai", "xllamacpp", "numpy",
+    "snakemake", "papermill",
 )  # fmt: skip
 
 
