@@ -7,12 +7,14 @@ import functools
 import shlex
 import sys
 from pathlib import Path
+from typing import get_args
 
 import nbformat
 
 from .core.errors import ArtifactError
 from .core.params import Params, load_profile
 from .core.paths import RunPaths, repository_root
+from .core.schema import Role
 from .data.folder import ITEMS, REVIEWS
 
 # in run order; a new notebook is one line here
@@ -103,6 +105,13 @@ def notebook_parameters(name: str, profile: str) -> dict:
     """Values of a profile for the parameters that a notebook declares; a change of one reruns it."""
     values = _profile(profile).model_dump(mode="json")
     return {key: values[key] for key in declared_parameters(name)}
+
+
+def needs_gpu(name: str, profile: str) -> bool:
+    """Whether a notebook serves or trains a model on the GPUs of its machine."""
+    params = _profile(profile)
+    roles = {"01_environment": [], "02_persona_diversity": ["persona"], "11_case_studies": []}
+    return any(getattr(params, role).provider == "vllm" for role in roles.get(name, get_args(Role)))
 
 
 def folder_files(name: str, profile: str) -> list[str]:

@@ -24,6 +24,7 @@ class Endpoint(BaseModel):
         base_url: URL of an "openai" endpoint, or a list of those that serve the same model, between which calls are shared out;
             without it `base_url_env`, then OpenAI itself.
         api_key_env: Name of the environment variable that holds the key; never the key.
+        replicas: Copies of a vllm model side by side, one per GPU (vLLM's data parallelism).
         max_concurrency: Calls in flight at this endpoint.
         timeout_s: Per call, seconds. `max_retries`: of transport faults, 429 and 5xx.
         usd_per_million_prompt_tokens: Price, 0 for own hardware; likewise for completion tokens.
@@ -37,6 +38,7 @@ class Endpoint(BaseModel):
     base_url: Union[str, list[str], None] = None
     base_url_env: str = "OPENAI_BASE_URL"
     api_key_env: str = Field("OPENAI_API_KEY", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    replicas: int = Field(1, ge=1)
     max_concurrency: int = Field(4, ge=1)
     timeout_s: float = Field(300.0, gt=0)
     max_retries: int = Field(5, ge=0)

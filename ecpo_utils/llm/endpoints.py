@@ -68,7 +68,7 @@ async def open_clients(
                 if endpoint.adapter:  # an endpoint of the user's own, which serves it under its folder's name
                     identity += f" {adapter_hash(Path(endpoint.adapter))}"
             else:
-                spec = server_spec(endpoint.provider, endpoint.model, slots[_place(endpoint)], endpoint.adapter)
+                spec = server_spec(endpoint.provider, endpoint.model, slots[_place(endpoint)], endpoint.adapter, endpoint.replicas)
                 server = await asyncio.to_thread(stack.enter_context, serving(spec))
                 urls, key, identity = [server.base_url], server.api_key, _weights_identity(endpoint)
             clients[role] = ChatClient(

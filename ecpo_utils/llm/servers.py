@@ -45,6 +45,7 @@ class ServerSpec:
         slots: Answers decoded side by side.
         context_tokens: Per slot, prompt and answer together.
         adapter: LoRA adapter directory that is loaded at start; `adapter_hash` tells two trainings of it apart.
+        replicas: Copies of the model, one per GPU; vllm only.
     """
 
     engine: str
@@ -53,13 +54,14 @@ class ServerSpec:
     context_tokens: int = MAX_CONTEXT_TOKENS
     adapter: str | None = None
     adapter_hash: str = ""
+    replicas: int = 1
 
     @property
     def folder(self) -> Path:
         return cache_root() / "servers" / f"{self.model}-{digest(self.__dict__, 10)}"
 
 
-def server_spec(engine: str, model: str, slots: int = SLOTS, adapter: str | None = None) -> ServerSpec:
+def server_spec(engine: str, model: str, slots: int = SLOTS, adapter: str | None = None, replicas: int = 1) -> ServerSpec:
     """What a role and `ecpo serve` ask for alike: the context is the model's, up to MAX_CONTEXT_TOKENS.
 
     Raises:
@@ -67,8 +69,8 @@ def server_spec(engine: str, model: str, slots: int = SLOTS, adapter: str | None
     """
     context = min(find_model(model).context_tokens, MAX_CONTEXT_TOKENS)
     if adapter is None:
-        return ServerSpec(engine, model, slots, context)
-    return ServerSpec(engine, model, slots, context, str(Path(adapter).resolve()), adapter_hash(Path(adapter)))
+        return ServerSpec(engine, model, slots, context, replicas=replicas)
+    return ServerSpec(engine, model, slots, context, str(Path(adapter).resolve()), adapter_hash(Path(adapter)), replicas)
 
 
 def adapter_hash(adapter: Path) -> str:

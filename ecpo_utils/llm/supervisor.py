@@ -76,9 +76,11 @@ def _start_vllm(options: dict, port: int, key: str) -> subprocess.Popen:
         "--port",
         str(port),
         "--max-num-seqs",
-        str(options["slots"]),
+        str(-(-options["slots"] // options["replicas"])),
         "--enable-prefix-caching",
     ]
+    if options["replicas"] > 1:
+        command += ["--data-parallel-size", str(options["replicas"])]
     if options["context_tokens"]:
         command += ["--max-model-len", str(options["context_tokens"])]
     if adapter := options["adapter"]:

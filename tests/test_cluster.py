@@ -1,0 +1,69 @@
+"""What runs on clusters only is planned dry: which jobs, what they ask for, with the profiles as they lie in the repository."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ecpo_utils.core.params import Endpoint, load_profile
+from ecpo_utils.llm.servers import ServerSpec
+from ecpo_utils.workflow import NEEDS, needs_gpu
+
+ROOT = Path(__file__).parents[1]
+PLUGINS = {"slurm": ["snakemake_executor_plugin_slurm"], "kubernetes": ["snakemake_executor_plugin_kubernetes", "snakemake_storage_plugin_fs"]}
+
+
+@pytest.mark.parametrize("executor", PLUGINS)
+def test_profile_plans_every_notebook_with_its_resources(executor, tmp_path):
+    if missing := [name for name in PLUGINS[executor] if importlib.util.find_spec(name) is None]:
+        pytest.skip(f"{', '.join(missing)} not installed: pip install -r requirements-cluster.txt")
+    for name in ("params", "notebooks", "ecpo_utils", "workflow"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    words = [sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile", "--profile", f"workflow/profiles/{executor}"]
+    words += ["--default-storage-prefix", str(tmp_path)] if executor == "kubernetes" else []
+    words += ["--dry-run", "--nolock", "--config", "profile=gpu"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "OPENAI_API_KEY": "sk-MARK"})
+    text = done.stdout + done.stderr
+    assert done.returncode == 0, text[-2000:]
+    jobs = dict(re.findall(r"wildcards: name=(\w+)\n +resources: (.*)", text))
+    assert set(jobs) == set(NEEDS) and "sk-MARK" not in text
+    assert all("mem_mb=32000" in resources and "runtime=720" in resources for resources in jobs.values())
+    assert {name for name, resources in jobs.items() if "gpu=1" in resources} == {name for name in NEEDS if needs_gpu(name, "gpu")}
+
+
+def test_gpu_is_asked_for_where_a_model_is_served_or_trained_and_nowhere_else():
+    assert not any(needs_gpu(name, "cpu") for name in NEEDS)
+    without = {name for name in NEEDS if not needs_gpu(name, "paper")}
+    assert without == {"01_environment", "02_persona_diversity", "11_case_studies"}
+
+
+def test_accelerate_reads_its_configuration():
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    path = ROOT / "workflow" / "accelerate" / "four_gpus.yaml"
+    config = load_config_from_file(str(path))
+    assert (str(config.distributed_type), config.num_processes, config.mixed_precision) == ("DistributedType.MULTI_GPU", 4, "bf16")
+    assert set(yaml.safe_load(path.read_text())) <= set(vars(config)) | {"use_cpu"}
+
+
+def test_replicas_of_a_model_share_out_the_calls_in_flight(monkeypatch):
+    from ecpo_utils.llm import supervisor
+
+    started = []
+    monkeypatch.setattr(supervisor.subprocess, "Popen", lambda command, **options: started.append(command))
+    options = {**ServerSpec("vllm", "m", slots=64, replicas=4).__dict__, "weights": "w", "lora_rank": 8}
+    supervisor._start_vllm(options, 8000, "k")
+    command = " ".join(started[0])
+    assert "--data-parallel-size 4" in command and "--max-num-seqs 16" in command and "--host 127.0.0.1" in command
+    supervisor._start_vllm({**options, "replicas": 1}, 8000, "k")
+    assert "--data-parallel-size" not in started[1] and "64" in started[1]
+
+
+def test_one_replica_is_the_default():
+    assert Endpoint(provider="vllm", model="m").replicas == 1
+    assert load_profile(ROOT / "params" / "gpu.yaml").cra.replicas == 1
