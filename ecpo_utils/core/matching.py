@@ -5,6 +5,10 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from .quoting import INVISIBLE
+
+_INVISIBLE = re.compile(f"[{INVISIBLE}]")  # a title with such characters within is read as without
+_TOKEN = re.compile(rf"[^\W_](?:[{INVISIBLE}]*[^\W_])*(?:[{INVISIBLE}]*['\u2019][{INVISIBLE}]*[^\W_](?:[{INVISIBLE}]*[^\W_])*)*|&")
 _EDITION = re.compile(r"\s*[\(\[][^\)\]]*[\)\]]\s*$")
 
 
@@ -12,6 +16,7 @@ def normalise(text: str) -> str:
     """Lower-cased words without accents or punctuation, single-spaced."""
     plain = text.replace("&", " and ").replace("'", "").replace("\u2019", "")
     if not plain.isascii():
+        plain = _INVISIBLE.sub("", plain)
         plain = "".join(c for c in unicodedata.normalize("NFKD", plain) if not unicodedata.combining(c))
     return " ".join(re.findall(r"[^\W_]+", plain.lower()))
 
@@ -30,7 +35,7 @@ def mentions_title(text: str, title: str) -> bool:
 def hide_title(text: str, title: str) -> str:
     """The text with "it" in place of the title wherever `mentions_title` would find it."""
     words = (normalise(_EDITION.sub("", title)) or normalise(title)).split()
-    tokens = [(match.span(), normalise(match.group())) for match in re.finditer(r"[^\W_]+(?:['\u2019][^\W_]+)*|&", text)]
+    tokens = [(match.span(), normalise(match.group())) for match in _TOKEN.finditer(text)]
     position, parts = 0, []
     index = 0
     while index < len(tokens):

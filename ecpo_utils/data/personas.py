@@ -6,6 +6,7 @@ import random
 import re
 from collections.abc import Sequence
 
+from ..core.quoting import one_line
 from ..core.schema import Item, Message, Persona, PersonaRecord, Review
 from ..llm.client import ChatClient
 from ..llm.prompts import load_prompt, render
@@ -41,7 +42,7 @@ def render_reviews(reviews: Sequence[Review], items: dict[str, Item]) -> str:
         words = f"{review.title}. {review.text}".split()
         text = " ".join(words[:REVIEW_WORDS]) + (" ..." if len(words) > REVIEW_WORDS else "")
         item = items[review.item_id]
-        lines.append(f'- {item.title} ({", ".join(item.categories[-2:])}), {review.rating:g} of 5 stars: "{text}"')
+        lines.append(f'- {one_line(item.title)} ({one_line(", ".join(item.categories[-2:]))}), {review.rating:g} of 5 stars: "{text}"')
     return "\n".join(lines)
 
 

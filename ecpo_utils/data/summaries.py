@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from ..core.errors import EndpointError
+from ..core.quoting import one_line
 from ..core.schema import Item, ItemSummary
 from ..llm.client import ChatClient
 from ..llm.prompts import render
@@ -12,6 +13,7 @@ from .personas import tidy_sentence
 
 DESCRIPTION_WORDS = 500
 SUMMARY_TOKENS = 160
+_TAG = re.compile(r"</?\s*description\s*>", re.IGNORECASE)  # what delimits the text in the prompt
 # author and year, or town, which our readers put first
 _OPENING = re.compile(r"By .{1,80}?\(\d{4}\)\. |\(\d{4}\)\. |In .{1,60}?, [A-Z]{2}\. ")
 
@@ -27,12 +29,12 @@ async def request_summary(client: ChatClient, item: Item, *, noun: str) -> ItemS
     Raises:
         EndpointError: If every further call must fail as well.
     """
-    words = _split(item.description)[1].replace("<description>", "").replace("</description>", "").split()
+    words = _TAG.sub(" ", _split(item.description)[1]).split()
     if not words:
         return ItemSummary(item_id=item.item_id, error="no description")
-    values = {"title": item.title, "categories": ", ".join(item.categories), "description": " ".join(words[:DESCRIPTION_WORDS])}
+    named = {"title": one_line(item.title), "categories": one_line(", ".join(item.categories))}
     try:
-        content = render("item_summary", noun=noun, **values)
+        content = render("item_summary", noun=noun, **named, description=" ".join(words[:DESCRIPTION_WORDS]))
         answer = await client.complete([{"role": "user", "content": content}], max_tokens=SUMMARY_TOKENS)
     except EndpointError as error:
         if error.fatal:

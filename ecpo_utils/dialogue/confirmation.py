@@ -19,6 +19,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..core.errors import ParseError
+from ..core.quoting import quote_for_users
 from ..core.schema import Confirmation, Message
 from ..llm.client import ChatClient, Meter
 from ..llm.prompts import load_prompt, render
@@ -118,12 +119,13 @@ def tidy_reason(text: str) -> str:
 def render_transcript(history: list[Message]) -> str:
     """The dialogue as the simulator and the confirmation read it."""
     names = {"user": "Customer", "assistant": "Assistant"}
-    return "\n".join(f"{names[message['role']]}: {message['content']}" for message in history)
+    return "\n".join(f"{names[message['role']]}: {quote_for_users(message['content'])}" for message in history)
 
 
 def _context(wishes: str, noun: str, history: list[Message], named: bool = False) -> str:
     fact = load_prompt("confirm_named") if named else ""
-    return render("confirm_context", wishes=wishes, noun=noun, transcript=f"{render_transcript(history)}\n{fact}".rstrip())
+    transcript = f"{render_transcript(history)}\n{fact}".rstrip()
+    return render("confirm_context", wishes=quote_for_users(wishes, begins_line=True), noun=noun, transcript=transcript)
 
 
 def _messages(context: str, question: str) -> list[Message]:

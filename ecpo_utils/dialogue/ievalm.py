@@ -14,6 +14,7 @@ import re
 from dataclasses import replace
 
 from ..core.matching import normalise
+from ..core.quoting import one_line, quote_for_users
 from ..core.schema import Message, Policy
 from ..llm.prompts import load_examples, load_prompt, render
 from .confirmation import SimulatorMode, render_transcript
@@ -48,7 +49,7 @@ class IEvaLMVoice:
         history = situation.history
         if self.mode == "narrow" and history:
             history = [{**history[-1], "content": shorten_reply(history[-1]["content"])}]
-        values = {"noun": situation.noun, "target": situation.wishes, "title": situation.title}
+        values = {"noun": situation.noun, "target": quote_for_users(situation.wishes), "title": one_line(situation.title or "")}
         kind = "accept" if situation.named else "message" if history else "opening"
         return [
             {"role": "system", "content": load_prompt("ievalm_system")},

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..core import matching, schema
+from ..core import matching, quoting, schema
 from ..core.artifacts import append_jsonl, digest, load_resumable, write_jsonl
 from ..core.concurrency import map_bounded
 from ..core.errors import EndpointError, ParamsError, ParseError
@@ -26,7 +26,7 @@ from .simulators import make_simulator
 logger = logging.getLogger(__name__)
 
 MAX_FAILED_IN_A_ROW = 5
-SHARED = (matching, schema, base, acting, actions)  # with `dialogue/*.py`: what any agent's dialogue rests on
+SHARED = (matching, quoting, schema, base, acting, actions)  # with `dialogue/*.py`: what any agent's dialogue rests on
 SHARED_PROMPTS = ("simulator", "narrow", "ievalm", "confirm")
 
 

@@ -7,6 +7,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 
 from ..core.matching import hide_title, mentions_title, normalise
+from ..core.quoting import quote_for_users
 from ..core.schema import Confirmation, Message, Persona, Policy, Task
 from ..llm.client import ChatClient, Meter
 from .agents.base import NOUNS
@@ -73,7 +74,7 @@ class Simulator:
         self.named_at: int | None = None  # number of user messages when the agent first named the target
         self._voice = make_voice(confirmer.mode, client, meter)
         self._wishes = target_wishes(task.target)
-        hidden = {name: hide_title(text, task.target.title) for name, text in task.persona.model_dump().items()}
+        hidden = {name: quote_for_users(hide_title(text, task.target.title)) for name, text in task.persona.model_dump().items()}
         self._persona = Persona(**hidden)
         self._satisfactions: list[int | None] = []
 

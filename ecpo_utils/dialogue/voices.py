@@ -12,6 +12,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from ..core.quoting import one_line, quote_for_users
 from ..core.schema import Message, Persona, Policy
 from ..llm.client import ChatClient, Meter
 from ..llm.prompts import load_examples, load_prompt, render
@@ -104,7 +105,8 @@ class FullVoice:
     def _messages(self, situation: Situation, instruction: str) -> list[Message]:
         persona = situation.persona
         context = render(
-            "simulator_context", noun=situation.noun, target=situation.wishes, transcript=render_transcript(situation.history),
+            "simulator_context", noun=situation.noun, target=quote_for_users(situation.wishes, begins_line=True),
+            transcript=render_transcript(situation.history),
             activities=persona.activities, interests=persona.interests or "not known",
             orientations=persona.orientations or "not known", language=persona.language,
         )  # fmt: skip
@@ -136,7 +138,7 @@ class NarrowVoice:
     def prompt(self, policy: Policy, situation: Situation) -> list[Message]:
         """Manner of writing, the agent's last message, and a note of what to say."""
         heard = situation.history[-1]["content"] if situation.history else GREETING
-        values = {"language": situation.persona.language, "reply": heard, "note": _note(policy, situation, self._move)}
+        values = {"language": situation.persona.language, "reply": quote_for_users(heard), "note": _note(policy, situation, self._move)}
         return [
             {"role": "system", "content": load_prompt("narrow_message_system")},
             *load_examples("narrow_message_examples"),
@@ -165,15 +167,15 @@ def _reason_to_leave(situation: Situation) -> str:
 
 def _note(policy: Policy, situation: Situation, move: str) -> str:
     """What to say, in a few plain words."""
-    words = situation.hint.rstrip(".").split()
+    words, title = situation.hint.rstrip(".").split(), one_line(situation.title or "")
     wish = " ".join(words[:HINT_WORDS])
     if policy == "ask_recommendation":
         return f"opening; looking for a {situation.noun}, roughly: {wish}."
     if policy == "end_conversation":
-        return f"{situation.title} is what I wanted, thanks, goodbye." if situation.named else "no luck, that does not help me, goodbye."
+        return f"{title} is what I wanted, thanks, goodbye." if situation.named else "no luck, that does not help me, goodbye."
     if situation.named:
         rest = "what else is there like it?" if situation.kind == "Exploration-oriented" else "tell me one more fact about it."
-        return f"yes, {situation.title} is exactly it; {rest}"
+        return f"yes, {title} is exactly it; {rest}"
     if policy == "respond_to_clarification":
         return f"answer; what I want: {wish}."
     return f"{'no, not that one' if move == 'suggest' else 'that did not help'}; what I want: {wish}."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from ..core.matching import hide_title
+from ..core.quoting import quote_for_users
 from ..core.schema import Item
 
 _GENERAL_CATEGORIES = {"books", "video games", "restaurants", "shopping"}
@@ -22,4 +23,4 @@ def target_wishes(item: Item) -> list[str]:
     byline = [match.group().strip()] if match else []
     body = item.description[match.end() :] if match else item.description
     rest = [s.strip() for s in re.split(r"(?<=[.!?])\s+", body) if s.strip()]
-    return [hide_title(text, item.title) for text in [" / ".join(general[:2]) or "anything good", *rest, *byline]]
+    return [quote_for_users(hide_title(text, item.title)) for text in [" / ".join(general[:2]) or "anything good", *rest, *byline]]

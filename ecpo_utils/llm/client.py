@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 from ..core.artifacts import append_jsonl
 from ..core.errors import EndpointError, ParseError
 from ..core.params import Endpoint
+from ..core.quoting import defuse
 from ..core.schema import Message, Usage
 from .budget import Budget, call_cost
 from .cache import ResponseCache
@@ -220,7 +221,8 @@ class ChatClient:
     ) -> tuple[str, dict]:  # fmt: skip
         """A request's key in the cache, and its body."""
         fields = {
-            "messages": list(messages), "max_tokens": max_tokens, "temperature": temperature, "seed": self._seed, "stop": list(stop),
+            "messages": [{**message, "content": defuse(message["content"])} for message in messages],
+            "max_tokens": max_tokens, "temperature": temperature, "seed": self._seed, "stop": list(stop),
             "top_logprobs": top_logprobs, "schema": schema,
         }  # fmt: skip
         key = self._cache.key({**fields, "endpoint": self.identity, "sample": sample})
@@ -299,8 +301,9 @@ def _completion(answer: dict, seconds: float) -> Completion:
     """Library: openai, type ChatCompletion, of which this much is needed."""
     choice, usage = answer["choices"][0], answer.get("usage") or {}
     logprobs = (choice.get("logprobs") or {}).get("content") or []
+    text = (choice["message"].get("content") or "").encode("utf-8", "replace").decode()  # half a surrogate pair could not be stored
     return Completion(
-        text=(choice["message"].get("content") or "").encode("utf-8", "replace").decode(),  # half a surrogate pair could not be stored
+        text=defuse(text),  # it will stand in further prompts, and in what is trained on
         top_logprobs=[{each["token"]: each["logprob"] for each in token.get("top_logprobs") or []} for token in logprobs],
         prompt_tokens=usage.get("prompt_tokens") or 0,
         completion_tokens=usage.get("completion_tokens") or 0,

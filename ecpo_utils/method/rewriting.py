@@ -11,6 +11,7 @@ from ..core.artifacts import append_jsonl, digest, load_resumable, write_jsonl
 from ..core.concurrency import map_bounded
 from ..core.errors import EndpointError, TrainingError
 from ..core.matching import mentions_title, normalise
+from ..core.quoting import quote_for_agents
 from ..core.schema import Item, Message, PreferencePair, Rewrite, Step, Trajectory, Turn
 from ..dialogue.agents.actions import parse_action, render_action
 from ..dialogue.agents.base import NOUNS, SYSTEM_ERROR, render_items
@@ -208,10 +209,10 @@ def _request(row: Trajectory, turn: Turn, record: Rewrite, seen: Sequence[Item])
     names = {"user": "User", "assistant": "Agent"}
     return render(
         "rewrite_request",
-        conversation="\n".join(f"{names[m['role']]}: {m['content']}" for m in spoken_before(row, turn)),
+        conversation="\n".join(f"{names[m['role']]}: {quote_for_agents(m['content'])}" for m in spoken_before(row, turn)),
         found=render_items(seen[:8]) or "none yet",
-        action=NO_ACTION if _is_error(turn) else record.original,
-        reason=record.reason or "The reply did not satisfy the user.",
+        action=NO_ACTION if _is_error(turn) else quote_for_agents(record.original),
+        reason=quote_for_agents(record.reason) or "The reply did not satisfy the user.",
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 
+from ...core.quoting import quote_for_agents
 from ...core.schema import Action, Item, Message, Step
 from ...llm.prompts import load_prompt
 from .actions import parse_action, render_action
@@ -39,7 +40,7 @@ class ActingAgent(Agent):
         A malformed action, or a search beyond the allowed ones, ends the turn with a fixed
         system-error sentence; the step keeps what was written.
         """
-        incoming = f"User: {user_message}"
+        incoming = f"User: {quote_for_agents(user_message)}"
         for searches in range(self.max_consecutive_searches + 1):
             last = searches == self.max_consecutive_searches
             step = await self.decide(incoming, steps, allow_search=not last)

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
+from ...core.quoting import defuse, one_line, quote_for_agents
 from ...core.schema import Action, Domain, Item, Message, Purpose, Retrieval, Step
 from ...llm.client import ChatClient, Meter
 from ...llm.prompts import load_examples, render
@@ -79,7 +80,7 @@ class Agent(ABC):
         Returns:
             The step, already in `steps`. Its action is `invalid` if even the last try cannot be used, else None.
         """
-        seen = [dict(message) for message in messages]
+        seen = [{**message, "content": defuse(message["content"])} for message in messages]  # as they are sent
         for attempts, heat in enumerate(ATTEMPT_HEAT, 1):  # noqa: B007 (used after the loop)
             answer = await self.client.complete(
                 seen, max_tokens=max_tokens, temperature=self.temperature + heat, stop=stop, meter=self.meter
@@ -117,7 +118,7 @@ class Agent(ABC):
 def render_history(history: Sequence[Message]) -> str:
     """The dialogue as a transcript, one message after the other."""
     names = {"user": "User", "assistant": "Assistant"}
-    return "\n".join(f"{names[message['role']]}: {message['content']}" for message in history)
+    return "\n".join(f"{names[message['role']]}: {quote_for_agents(message['content'])}" for message in history)
 
 
 def said_so_far(history: Sequence[Message]) -> list[str]:
@@ -131,7 +132,7 @@ def render_items(items: Sequence[Item]) -> str:
     for number, item in enumerate(items, 1):
         words = item.description.split()
         text = " ".join(words[:DESCRIPTION_WORDS]) + (" ..." if len(words) > DESCRIPTION_WORDS else "")
-        lines.append(f"{number}. {item.title} ({', '.join(item.categories[:3])}): {text}")
+        lines.append(f"{number}. {one_line(item.title)} ({one_line(', '.join(item.categories[:3]))}): {text}")
     return "\n".join(lines)
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from ...core.errors import ParseError
+from ...core.quoting import quote_for_agents
 from ...core.schema import Action, Item, Message, Step, Usage
 from .base import REPLY_STOP, Agent, render_history, render_items, said_so_far, tidy_reply
 
@@ -120,7 +121,7 @@ class MACRS(Agent):
         """A member's task with its examples; then profile, the member's own advice, the items found, and last the dialogue."""
         lines = [f"Profile: {self.profile}"]
         if task in ADVICE:
-            lines.append(f"Advice: {getattr(self.suggestions, ADVICE[task])}")
+            lines.append(f"Advice: {quote_for_agents(getattr(self.suggestions, ADVICE[task]))}")
         if items:
             lines.append(f"Entries:\n{render_items(items)}")
         lines += ["Conversation:", render_history(self.history), CUES.get(task, "Assistant:")]

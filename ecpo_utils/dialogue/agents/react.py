@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from ...core.quoting import quote_for_agents
 from ...core.schema import Message, Step
 from .acting import STOP, ActingAgent
 from .actions import parse_action
@@ -41,7 +42,7 @@ class ReAct(ActingAgent):
         self.transcript.append(incoming)
         await self._think(steps)
         step, written = await self.act(self._messages("Action:"), steps, allow_search=allow_search)
-        self.transcript.append(f"Action: {written}")
+        self.transcript.append(f"Action: {quote_for_agents(written)}")
         return step
 
     async def _think(self, steps: list[Step]) -> None:

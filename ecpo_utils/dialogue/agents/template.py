@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ...core.quoting import quote_for_agents
 from ...core.schema import Message, Step
 from .base import Agent, render_items
 
@@ -19,7 +20,8 @@ class TemplateCRS(Agent):
     async def reply(self, user_message: str, steps: list[Step]) -> str:
         """One retrieval and one call; `speak` asks again if need be, counts the call and puts its step into `steps`."""
         items, retrieval = self.retrieve(user_message)
-        self.messages.append({"role": "user", "content": f"{user_message}\n\nFound in the database:\n{render_items(items)}"})
+        asked = f"{quote_for_agents(user_message)}\n\nFound in the database:\n{render_items(items)}"
+        self.messages.append({"role": "user", "content": asked})
         text, step = await self.speak(self.messages, steps)
         step.retrieval = retrieval
         self.messages.append({"role": "assistant", "content": text})
