@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from .chat import ChatSession, ChatTurn
 from .chat_text import render_confirmation, render_end, render_error, render_greeting, render_reply, render_steps, render_target
 from .core.errors import EcpoError
 
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # what others wrote must not steer a terminal
 COMMANDS = "/target shows the hidden target, /new begins another dialogue, /quit ends"
 
 
@@ -83,4 +85,4 @@ class Terminal:
     def _show(self, lines: Sequence[str]) -> None:
         self._status("")
         for line in lines:
-            self._write(line)
+            self._write(_CONTROL.sub(" ", line))

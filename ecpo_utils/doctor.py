@@ -16,6 +16,7 @@ import psutil
 from .core.errors import EcpoError
 from .core.params import Endpoint, Params, load_profile
 from .core.paths import cache_root, repository_root
+from .core.redaction import hide_key, hide_userinfo
 from .data.folder import folder_lacks
 from .llm.models import load_registry, locate_model
 from .llm.servers import list_servers
@@ -131,7 +132,7 @@ def _endpoint_lacks(endpoint: Endpoint, probe: Callable[[str, str], str]) -> lis
             return [f"the environment variable {endpoint.api_key_env}"]
         if not key.isascii():
             return [f"a key in {endpoint.api_key_env} without the character that no key has; paste it again"]
-        faults = {url: probe(url, key or "no-key") for url in urls or [OPENAI_URL]}
+        faults = {hide_userinfo(url): probe(url, key or "no-key") for url in urls or [OPENAI_URL]}
         return [f"an answer from {url} ({fault.replace('KEY', '$' + endpoint.api_key_env)})" for url, fault in faults.items() if fault]
     lacks = []
     if endpoint.model not in load_registry():
@@ -162,7 +163,7 @@ def probe_endpoint(base_url: str, key: str) -> str:
     except openai.APITimeoutError:
         return f"none within {PROBE_TIMEOUT_S:g} s"
     except openai.OpenAIError as error:
-        return f"{error} {error.__cause__}"
+        return hide_userinfo(hide_key(f"{error} {error.__cause__}", key))
     except (AttributeError, ValueError):
         return ""  # it answers, though with no list
     return ""

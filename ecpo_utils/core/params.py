@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import urllib.parse
 from pathlib import Path
 from typing import Annotated, Literal, Optional, Union
 
@@ -10,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from .errors import ParamsError
+from .redaction import hide_userinfo
 from .schema import Domain
 
 
@@ -56,6 +58,8 @@ class Endpoint(BaseModel):
         urls = [value] if isinstance(value, str) else value
         if urls == [] or not all(url.startswith(("http://", "https://")) for url in urls or []):
             raise ValueError("an address begins with http:// or https://")
+        if any("@" in urllib.parse.urlsplit(url).netloc for url in urls or []):
+            raise ValueError("an address in a params file holds no user or password; put it into the variable that base_url_env names")
         if len(set(urls or [])) < len(urls or []):
             raise ValueError("the same address twice")
         return value
@@ -187,6 +191,8 @@ def _explain(error: ValidationError, where: str) -> ParamsError:
         return ParamsError(f"{where}: parameter '{key}' is missing; copy it from params/quick.yaml")
     if first["loc"][-1:] == ("api_key_env",):  # somebody may have put the key itself there: do not show it
         return ParamsError(f"{where}: parameter '{key}' must be the name of an environment variable, never a key")
+    if "base_url" in first["loc"]:  # which may hold a password
+        return ParamsError(f"{where}: parameter '{key}' is {hide_userinfo(repr(first['input']))}: {first['msg']}")
     if not key:  # a check over several parameters, whose message names them
         return ParamsError(f"{where}: {first['msg']}")
     return ParamsError(f"{where}: parameter '{key}' is {first['input']!r}: {first['msg']}")

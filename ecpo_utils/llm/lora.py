@@ -10,10 +10,22 @@ import numpy as np
 from ..core.artifacts import sha256_file
 from ..core.errors import ModelError
 from ..core.paths import cache_root
+from .formats import PICKLES
 from .models import weights_hashes
 
 CARD = "training.json"  # beside an adapter's weights: what it was trained on and how
 PERMUTED = {"llama": ("q_proj", "k_proj")}  # llama.cpp stores these with the two halves of each rotary pair side by side
+
+
+def refuse_pickled_adapter(adapter: Path) -> None:
+    """Refuse an adapter whose weights are there as a pickle only.
+
+    Raises:
+        ModelError: Names the file, and what to do.
+    """
+    pickles = sorted(path for path in adapter.glob("adapter_model*") if path.suffix in PICKLES)
+    if pickles and not (adapter / "adapter_model.safetensors").is_file():
+        raise ModelError(f"{pickles[0]} is a pickle, which can run code when it is read, and is not loaded; save it as safetensors")
 
 
 def check_adapter(name: str, adapter: Path) -> None:
@@ -22,6 +34,7 @@ def check_adapter(name: str, adapter: Path) -> None:
     Raises:
         ModelError: Says which file, and which weights it wants.
     """
+    refuse_pickled_adapter(adapter)
     for file in ("adapter_config.json", "adapter_model.safetensors"):
         if not (adapter / file).is_file():
             raise ModelError(f"{adapter / file} is missing; train the adapter first, or correct its path")

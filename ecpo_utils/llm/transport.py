@@ -20,6 +20,7 @@ import openai
 
 from ..core.errors import EndpointError
 from ..core.params import Endpoint
+from ..core.redaction import hide_key, hide_userinfo
 
 OPENAI_URL = "https://api.openai.com/v1"
 REST_S = 20.0  # of an address that failed, while others of the same endpoint do the work
@@ -109,14 +110,17 @@ class Transport:
     def _checked(self, answer: object, address: Address) -> dict:
         """The answer, if it has the shape of a chat completion."""
         try:
-            content = answer["choices"][0]["message"].get("content")
+            message = answer["choices"][0]["message"]
+            content = message.get("content")
+            if isinstance(content, str):
+                message["content"] = hide_key(content, self._key)  # what an endpoint says goes into files
             if content is None or isinstance(content, str):
                 return answer
             fault = f"content is {type(content).__name__}"
         except (AttributeError, TypeError, LookupError) as error:
             fault = f"{type(error).__name__}: {error}"
         shown = answer if isinstance(answer, str) else json.dumps(answer, default=str)
-        raise self._no_completion(address, f"{shown.replace(self._key, '***')[:200]} ({fault})")
+        raise self._no_completion(address, f"{self._plain(shown)[:200]} ({fault})")
 
     async def check(self) -> None:
         """Ask every address for its models, so that a wrong key or address is known before any work.
@@ -143,11 +147,14 @@ class Transport:
         return self._name(self._addresses[0].client)
 
     def _name(self, client: openai.AsyncOpenAI) -> str:
-        return f"{self.role} endpoint {client.base_url} (model {self.endpoint.model})"
+        return f"{self.role} endpoint {hide_userinfo(str(client.base_url))} (model {self.endpoint.model})"
 
     def _no_completion(self, address: Address, shown: str) -> EndpointError:
         said = f"answered with something that is no chat completion: {' '.join(shown.split())}"
         return EndpointError(f"{self._name(address.client)} {said}; is the address right?")
+
+    def _plain(self, text: str) -> str:
+        return hide_userinfo(hide_key(text, self._key))
 
     def explain(self, error: openai.OpenAIError, client: openai.AsyncOpenAI, fatal: bool = False) -> EndpointError:
         """A one-line error without the key, and whether further calls are useless."""
@@ -166,9 +173,9 @@ class Transport:
             is_no_address = type(error.__cause__).__name__ == "UnsupportedProtocol"
             hint = "; an address begins with http:// or https://" if is_no_address else f" {error.__cause__}; {client.max_retries} retries"
             fatal = fatal or is_no_address
-        text = " ".join(str(error).split()).replace(self._key, "***")[:300]
+        text = self._plain(" ".join(str(error).split()))[:300]
         spent = getattr(error, "code", None) == "insufficient_quota"
-        return EndpointError(f"{self._name(client)}: {text}{hint}", fatal=fatal or spent or isinstance(error, _FATAL))
+        return EndpointError(f"{self._name(client)}: {text}{self._plain(hint)}", fatal=fatal or spent or isinstance(error, _FATAL))
 
 
 def _refusal(error: BaseException | None) -> OSError | None:

@@ -30,8 +30,10 @@ def load_backbone(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     path = fetch_model(name)
     folder, options = (path.parent, {"gguf_file": path.name}) if find_model(name).kind == "gguf" else (path, {})
     plain = {"quantization_config": GgufConfig(dequantize=True)} if options else {}
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, **options, **plain)
-    tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+    safe = {"trust_remote_code": False}  # said aloud, or transformers would ask on the terminal
+    formats = {} if options else {"use_safetensors": True}
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, **options, **plain, **formats, **safe)
+    tokenizer = AutoTokenizer.from_pretrained(folder, **options, **safe)
     if options:  # the weights are plain numbers now, but the model still takes itself for a quantized one
         model.hf_quantizer = None
         model.is_quantized = False

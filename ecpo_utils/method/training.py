@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import os
+import pickle
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -60,7 +61,7 @@ def train_adapter(method: Method, params: Params, rows: TrainingSet, target: Pat
 
     Raises:
         TrainingError: If there is no row or only one pair, if a row is longer than the context, if `start` does not fit
-            the backbone, or if the loss is no number; says what to change.
+            the backbone, if the loss is no number, or if a checkpoint holds more than numbers; says what to change.
         ModelError: If the backbone's weights cannot be had.
     """
     _check_rows(method, rows)
@@ -86,7 +87,11 @@ def train_adapter(method: Method, params: Params, rows: TrainingSet, target: Pat
         checkpoint = get_last_checkpoint(str(work))
         if checkpoint:
             logger.info("%s: goes on from %s", target.name, Path(checkpoint).name)
-        result = trainer.train(resume_from_checkpoint=checkpoint)
+        try:
+            result = trainer.train(resume_from_checkpoint=checkpoint)
+        except pickle.UnpicklingError as error:  # torch reads nothing but numbers from optimizer.pt, scheduler.pt and rng_state.pth
+            fault = f"{checkpoint} holds something else than numbers, which is not read ({' '.join(str(error).split())[:100]})"
+            raise TrainingError(f"{fault}; remove {work} to train anew") from None
     if trainer.is_world_process_zero():
         facts |= {
             "lengths": lengths,
