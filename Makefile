@@ -1,12 +1,13 @@
 # make reproduce   set up, fetch weights, run the whole study on a profile, report      (PROFILE=quick)
 # make test        set up, run the tests
+# make bench       set up, measure data reading, retrieval and harness against what they should reach (BENCH=--small: a first look)
 # make figures     set up, draw figures/ again from the published results/, without any model
 PROFILE ?= quick
 PYTHON ?= python3
 REQUIREMENTS := $(if $(filter gpu paper,$(PROFILE)),requirements-gpu.txt,requirements.txt)
 BIN := .venv/bin
 
-.PHONY: reproduce test figures report setup clean
+.PHONY: reproduce test bench figures report setup clean
 
 reproduce: setup
 	@$(BIN)/ecpo run --profile $(PROFILE)
@@ -14,8 +15,11 @@ reproduce: setup
 
 test: setup
 	@echo "== tests"
-	@$(BIN)/ruff check ecpo_utils tests notebooks workflow
+	@$(BIN)/ruff check ecpo_utils tests notebooks workflow benchmarks
 	@$(BIN)/python -m pytest
+
+bench: setup
+	@$(BIN)/python benchmarks/all.py $(BENCH)
 
 figures: setup
 	@$(BIN)/ecpo figures --profile cpu

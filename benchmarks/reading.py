@@ -9,9 +9,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
+from table import Row, print_table
 
 from ecpo_utils.data.builtin import load_builtin
 from ecpo_utils.data.dumps.build import BuildOptions, build_folder
@@ -109,8 +111,11 @@ def watch_build(reviews: Path, meta: Path, out: Path) -> tuple[float, float, dic
     return time.perf_counter() - began, peak / 1e9, facts
 
 
-def main(gigabytes: float = 0.2) -> list[dict]:
-    """Rows {figure, value, aim, unit}."""
+def main(arguments: Sequence[str] | None = None) -> list[Row]:
+    """All figures, printed, kept and returned."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--gigabytes", type=float, default=5.0)
+    gigabytes = parser.parse_args(arguments).gigabytes
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         reviews, meta = write_dump(folder, gigabytes)
@@ -121,24 +126,17 @@ def main(gigabytes: float = 0.2) -> list[dict]:
             scans.append(time_scan(reviews, folder))
             passes.append(time_reader(reviews, folder))
         seconds, peak, facts = watch_build(reviews, meta, folder / "out")
-    return [
-        {"figure": "review file", "value": round(size, 2), "aim": 5.0, "unit": "GB"},
-        {"figure": "engine's bare scan", "value": round(size * 1000 / min(scans)), "aim": None, "unit": "MB/s"},
-        {"figure": "our pass over the reviews", "value": round(size * 1000 / min(passes)), "aim": None, "unit": "MB/s"},
-        {"figure": "our pass to the bare scan", "value": round(min(scans) / min(passes), 2), "aim": 0.8, "unit": ""},
-        {"figure": "peak memory of a whole build", "value": round(peak, 2), "aim": 4.0, "unit": "GB"},
-        {"figure": "a whole build", "value": round(seconds, 1), "aim": None, "unit": "s"},
-        {"figure": "lines read", "value": facts["counts"]["review_lines"], "aim": None, "unit": ""},
+    rates = f"{1000 * size / min(passes):.0f} by {1000 * size / min(scans):.0f} MB/s, best of {REPEATS}"
+    rows = [
+        Row("reading reviews by the engine's bare scan", min(scans) / min(passes), "at least 0.8", f"{size:.1f} GB; {rates}"),
+        Row("memory of a whole build, GB", peak, "at most 4", f"{seconds:.1f} s for {facts['counts']['review_lines']} reviews"),
     ]
+    print_table("reading", rows)
+    return rows
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--gigabytes", type=float, default=0.2)
-    parser.add_argument("--build", nargs=3, type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.build:
-        print(json.dumps(build_folder(BuildOptions("book", "amazon", *options.build))))
+    if sys.argv[1:2] == ["--build"]:
+        print(json.dumps(build_folder(BuildOptions("book", "amazon", *map(Path, sys.argv[2:5])))))
     else:
-        for row in main(options.gigabytes):
-            print(f"{row['figure']:32} {row['value']:>12} {row['unit']:5} {'aim ' + str(row['aim']) if row['aim'] else ''}")
+        main()

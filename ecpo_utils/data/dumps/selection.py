@@ -13,8 +13,8 @@ from .users import Sample, UserRule, sample_users
 
 logger = logging.getLogger(__name__)
 
-SPILL_BYTES = 1 << 29  # of review text that the first pass keeps
-MIN_SHARE = 0.05
+SPILL_BYTES = 1 << 27  # of review text that the first pass keeps; writing it is what a pass costs beyond the scan
+MIN_SHARE = 0.01
 PACKED_RATIO = 4  # text to its gzip file, about
 
 

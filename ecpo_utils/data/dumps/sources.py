@@ -53,8 +53,8 @@ class DumpSource:
 
 
 def _opens_no_bracket(key: str) -> str:
-    """SQL: a text does not begin with "[" or "{", as lists and objects do. Comparing is several times faster than looking."""
-    return f"{key} < '[' OR {key} >= '\\' AND {key} < '{{' OR {key} >= '|'"
+    """SQL: a text does not begin with "[" or "{", as lists and objects do. Of six ways to say so the one that costs next to nothing."""
+    return f"{key} NOT LIKE '[%' AND {key} NOT LIKE '{{%'"
 
 
 AMAZON = DumpSource(
