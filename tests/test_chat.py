@@ -469,7 +469,7 @@ def test_the_end_button_closes_the_session(study, checkout):
 
     widget = study.run(open_and_end())
     assert "TARGET " in widget.log.value and all(control.disabled for control in widget.controls)
-    assert widget.session.system.client._openai.is_closed()
+    assert all(address.client.is_closed() for address in widget.session.system.client._transport._addresses)
 
 
 def test_a_widget_can_be_displayed_by_naming_it(widget):

@@ -30,7 +30,7 @@ class ItemDatabase:
         facts: What `build_database` noted of items and index.
     """
 
-    def __init__(self, items: Sequence[Item], index: object, embedder: Embedder, facts: dict):
+    def __init__(self, items: RecordFile[Item], index: object, embedder: Embedder, facts: dict):
         self.items = items
         self._index = index
         self.embedder = embedder

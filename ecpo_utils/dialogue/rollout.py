@@ -61,7 +61,7 @@ def dialogue_config(system: System, simulator: ChatClient, params: Params, datab
             "simulator_mode",
         }
     )
-    items = [database.embedder.name, [item.model_dump() for item in database.items]]
+    items = [database.embedder.name, database.items.sha256]
     framework = find_framework(system.framework)
     facts = [system.framework, system.options, system.client.identity, simulator.identity, settings, items]
     return digest([*facts, _sources(framework, system.framework)])
