@@ -119,7 +119,8 @@ class Connection(asyncio.Protocol):
         if fault == "malformed_body":
             return self._send(200, b'{"id": "stub", "choices": [{"mess')
         request = json.loads(body)
-        data = completion("I would rather not say." if fault == "wrong_schema" else answer(request), len(body) // CHARACTERS)
+        is_wrong = fault == "wrong_schema" and has_schema(request)
+        data = completion("I would rather not say." if is_wrong else answer(request), len(body) // CHARACTERS)
         if fault == "cut":
             self._send(200, data, cut=True)
             return self._transport.close()
@@ -140,6 +141,11 @@ def completion(text: str, prompt_tokens: int) -> bytes:
     return json.dumps(
         {"id": "stub", "object": "chat.completion", "created": 0, "model": "stub", "choices": [choice], "usage": usage}
     ).encode()
+
+
+def has_schema(request: dict) -> bool:
+    """Whether an answer has a form that it can miss: JSON, or an agent's action; a user's free words have none."""
+    return "response_format" in request or request["messages"][-1]["content"].startswith(("User:", "Observation:"))
 
 
 def answer(request: dict) -> str:
