@@ -10,7 +10,8 @@ from tqdm import tqdm
 
 A = TypeVar("A")
 B = TypeVar("B")
-START_S = 0.2  # within which the first units start, one after the other: in step, all would send and then all wait
+START_GAP_S = 0.004  # between the first units, all within START_S: in step, all would send and then all wait
+START_S = 0.2
 
 
 async def map_bounded(function: Callable[[A], Awaitable[B]], values: Sequence[A], *, limit: int, description: str, unit: str) -> list[B]:
@@ -36,7 +37,7 @@ async def map_bounded(function: Callable[[A], Awaitable[B]], values: Sequence[A]
         try:
             async with asyncio.TaskGroup() as group:
                 for number in range(min(limit, len(values))):
-                    group.create_task(work(START_S * number / limit))
+                    group.create_task(work(number * min(START_GAP_S, START_S / limit)))
         except* Exception as errors:
             failed = errors.exceptions[0]
     if failed:

@@ -127,7 +127,7 @@ def test_both_twins_are_confirmed_with_their_own_reply(study):
 
 
 def test_an_unreadable_confirmation_leaves_its_pair_unscored(study):
-    study.scripts["confirmation"] = in_turn("no json", "none again", confirmation_json())
+    study.scripts["confirmation"] = in_turn("no json", "none again", "never", confirmation_json())
     result = study.run(judge_flaw_pairs(Confirmer(study.client("simulator"), FakeEmbedder(), FULL), [pair()]))
     assert result[0].good.satisfaction is None and result[0].good.error
     assert separation_table(result).iloc[-1]["scored"] == 0

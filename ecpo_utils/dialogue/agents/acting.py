@@ -46,7 +46,7 @@ class ActingAgent(Agent):
             step = await self.decide(incoming, steps, allow_search=not last)
             if step.action.type != "search" or last:
                 break
-            items, step.retrieval = self.retrieve(step.action.argument)
+            items, step.retrieval = await self.retrieve(step.action.argument)
             incoming = render_observation(items)
             if searches == self.max_consecutive_searches - 1:
                 incoming += "\n" + load_prompt(f"{self.name}_no_more_search")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -109,9 +110,9 @@ class Agent(ABC):
             step.action = None
         return text or SYSTEM_ERROR, step
 
-    def retrieve(self, query: str) -> tuple[list[Item], Retrieval]:
-        """The items nearest to a query, and the record of it for a step."""
-        items = self.database.search(query, self.top_k)
+    async def retrieve(self, query: str) -> tuple[list[Item], Retrieval]:
+        """The items nearest to a query, and the record of it for a step; other dialogues go on meanwhile."""
+        items = await asyncio.to_thread(self.database.search, query, self.top_k)
         return items, Retrieval(query=query, item_ids=[item.item_id for item in items])
 
 

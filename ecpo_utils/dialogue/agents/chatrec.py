@@ -30,7 +30,7 @@ class ChatRec(Agent):
     async def reply(self, user_message: str, steps: list[Step]) -> str:
         """One retrieval and one call."""
         self.history.append({"role": "user", "content": user_message})
-        items, retrieval = self.retrieve(history_query(self.history))
+        items, retrieval = await self.retrieve(history_query(self.history))
         asked = render("chatrec_reply", transcript=render_history(self.history), items=render_items(items))
         messages = [*self.instructions, {"role": "user", "content": asked}]
         text, step = await self.speak(messages, steps, said=said_so_far(self.history))

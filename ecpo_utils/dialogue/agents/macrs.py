@@ -110,7 +110,7 @@ class MACRS(Agent):
     async def _recommend(self, steps: list[Step]) -> str:
         """A query, and a reply on what it finds; without a readable query the user's last message is searched for."""
         step = await self.call("query", self._messages("query"), steps, max_tokens=QUERY_TOKENS, stop=REPLY_STOP, is_usable=read_line)
-        items, step.retrieval = self.retrieve(read_line(step.output) or self.history[-1]["content"])
+        items, step.retrieval = await self.retrieve(read_line(step.output) or self.history[-1]["content"])
         return await self._speak("recommend", steps, items)
 
     async def _speak(self, label: Label, steps: list[Step], items: Sequence[Item] = ()) -> str:

@@ -19,7 +19,7 @@ class TemplateCRS(Agent):
 
     async def reply(self, user_message: str, steps: list[Step]) -> str:
         """One retrieval and one call; `speak` asks again if need be, counts the call and puts its step into `steps`."""
-        items, retrieval = self.retrieve(user_message)
+        items, retrieval = await self.retrieve(user_message)
         asked = f"{quote_for_agents(user_message)}\n\nFound in the database:\n{render_items(items)}"
         self.messages.append({"role": "user", "content": asked})
         text, step = await self.speak(self.messages, steps)
