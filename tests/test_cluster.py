@@ -15,7 +15,10 @@ from ecpo_utils.llm.servers import ServerSpec
 from ecpo_utils.workflow import NEEDS, needs_gpu
 
 ROOT = Path(__file__).parents[1]
-PLUGINS = {"slurm": ["snakemake_executor_plugin_slurm"], "kubernetes": ["snakemake_executor_plugin_kubernetes", "snakemake_storage_plugin_fs"]}
+PLUGINS = {
+    "slurm": ["snakemake_executor_plugin_slurm"],
+    "kubernetes": ["snakemake_executor_plugin_kubernetes", "snakemake_storage_plugin_fs"],
+}
 
 
 @pytest.mark.parametrize("executor", PLUGINS)
