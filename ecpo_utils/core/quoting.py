@@ -63,5 +63,8 @@ def one_line(text: str) -> str:
 
 
 def defuse(text: str) -> str:
-    """The text in which a chat template's control tokens are ordinary characters: a blank stands within each."""
-    return _CONTROL.sub(lambda match: match.group() + " ", text)
+    """The text in which a chat template's control tokens are ordinary characters: a blank stands within each.
+
+    Half a surrogate pair, which could be neither sent nor stored, becomes a question mark.
+    """
+    return _CONTROL.sub(lambda match: match.group() + " ", text.encode("utf-8", "replace").decode())

@@ -32,7 +32,8 @@ async def request_summary(client: ChatClient, item: Item, *, noun: str) -> ItemS
     words = _TAG.sub(" ", _split(item.description)[1]).split()
     if not words:
         return ItemSummary(item_id=item.item_id, error="no description")
-    named = {"title": one_line(item.title), "categories": one_line(", ".join(item.categories))}
+    named = {"title": item.title, "categories": ", ".join(item.categories)}
+    named = {name: one_line(_TAG.sub(" ", text)) for name, text in named.items()}
     try:
         content = render("item_summary", noun=noun, **named, description=" ".join(words[:DESCRIPTION_WORDS]))
         answer = await client.complete([{"role": "user", "content": content}], max_tokens=SUMMARY_TOKENS)

@@ -128,7 +128,7 @@ class NarrowVoice:
         messages = [
             {"role": "system", "content": load_prompt("narrow_policy_system")},
             *load_examples("narrow_policy_examples"),
-            {"role": "user", "content": situation.history[-1]["content"]},
+            {"role": "user", "content": quote_for_users(situation.history[-1]["content"])},
         ]
         weights = await self.client.choose(messages, ["ask", "suggest", "other"], meter=self.meter)
         self._move = word = max(weights, key=weights.get)

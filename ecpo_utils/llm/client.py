@@ -301,9 +301,8 @@ def _completion(answer: dict, seconds: float) -> Completion:
     """Library: openai, type ChatCompletion, of which this much is needed."""
     choice, usage = answer["choices"][0], answer.get("usage") or {}
     logprobs = (choice.get("logprobs") or {}).get("content") or []
-    text = (choice["message"].get("content") or "").encode("utf-8", "replace").decode()  # half a surrogate pair could not be stored
     return Completion(
-        text=defuse(text),  # it will stand in further prompts, and in what is trained on
+        text=defuse(choice["message"].get("content") or ""),  # it will stand in further prompts, and in what is trained on
         top_logprobs=[{each["token"]: each["logprob"] for each in token.get("top_logprobs") or []} for token in logprobs],
         prompt_tokens=usage.get("prompt_tokens") or 0,
         completion_tokens=usage.get("completion_tokens") or 0,
