@@ -59,7 +59,7 @@ class Endpoint(BaseModel):
         if urls == [] or not all(url.startswith(("http://", "https://")) for url in urls or []):
             raise ValueError("an address begins with http:// or https://")
         if any("@" in urllib.parse.urlsplit(url).netloc for url in urls or []):
-            raise ValueError("an address in a params file holds no user or password; put it into the variable that base_url_env names")
+            raise ValueError("an address in a params file holds no user or password; a key goes into the variable that api_key_env names")
         if len(set(urls or [])) < len(urls or []):
             raise ValueError("the same address twice")
         return value

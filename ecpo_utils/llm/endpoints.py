@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import urllib.parse
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -22,6 +23,9 @@ from .transport import OPENAI_URL, endpoint_urls
 def _credentials(endpoint: Endpoint) -> tuple[list[str], str]:
     urls = endpoint_urls(endpoint)
     key = os.environ.get(endpoint.api_key_env, "").strip()
+    if any("@" in urllib.parse.urlsplit(url).netloc for url in urls):  # would stand beside the key in the same header
+        advice = f"give a key in ${endpoint.api_key_env}"
+        raise EndpointError(f"the address in ${endpoint.base_url_env} holds a user or password; {advice}", fatal=True)
     if not key and not urls:
         raise EndpointError(f"model {endpoint.model} needs a key: set the environment variable {endpoint.api_key_env}", fatal=True)
     if not key.isascii():

@@ -23,7 +23,7 @@ def refuse_code(folder: Path) -> None:
         if path.name.startswith("pytorch_model") and path.suffix in PICKLES and not any(path.parent.glob("*.safetensors")):
             raise ModelError(f"{path} is a pickle, which can run code when it is read, and is not loaded; save the weights as safetensors")
     for name in CONFIGS:
-        if "auto_map" in (config := _load(folder / name)) and isinstance(config, dict):
+        if isinstance(config := _load(folder / name), dict) and "auto_map" in config:
             raise ModelError(f"{folder / name} asks for code of its own (auto_map), which is never run; take a model without it")
     modules = _load(folder / "modules.json")
     for module in modules if isinstance(modules, list) else []:

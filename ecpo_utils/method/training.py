@@ -27,6 +27,7 @@ from .sequences import TokenizedDialogue, join_examples
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, Trainer
+    from transformers.trainer_utils import TrainOutput
 
 logger = logging.getLogger(__name__)
 
@@ -87,11 +88,7 @@ def train_adapter(method: Method, params: Params, rows: TrainingSet, target: Pat
         checkpoint = get_last_checkpoint(str(work))
         if checkpoint:
             logger.info("%s: goes on from %s", target.name, Path(checkpoint).name)
-        try:
-            result = trainer.train(resume_from_checkpoint=checkpoint)
-        except pickle.UnpicklingError as error:  # torch reads nothing but numbers from optimizer.pt, scheduler.pt and rng_state.pth
-            fault = f"{checkpoint} holds something else than numbers, which is not read ({' '.join(str(error).split())[:100]})"
-            raise TrainingError(f"{fault}; remove {work} to train anew") from None
+        result = go_on(trainer, checkpoint, work)
     if trainer.is_world_process_zero():
         facts |= {
             "lengths": lengths,
@@ -108,6 +105,19 @@ def train_adapter(method: Method, params: Params, rows: TrainingSet, target: Pat
     del trainer, model
     _free_memory()
     return target
+
+
+def go_on(trainer: Trainer, checkpoint: str | None, work: Path) -> TrainOutput:
+    """Train, from a checkpoint if there is one. Library: transformers; of optimizer, scheduler and random state it reads only numbers.
+
+    Raises:
+        TrainingError: If the checkpoint holds something else, which might run code.
+    """
+    try:
+        return trainer.train(resume_from_checkpoint=checkpoint)
+    except pickle.UnpicklingError as error:
+        fault = f"{checkpoint} holds something else than numbers, which is not read ({' '.join(str(error).split())[:100]})"
+        raise TrainingError(f"{fault}; remove {work} to train anew") from None
 
 
 def load_history(adapter: Path) -> dict:
