@@ -166,7 +166,7 @@ def _end_orphans(lock: TextIO) -> bool:
 
 def snakemake_command(profile: str, names: Sequence[str], domain: str) -> list[str]:
     """Words of the command that makes these notebooks and what they need; whole names, for Snakemake reads 03 as a number."""
-    return [sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile", "--cores", "1", "--nolock", "--rerun-incomplete",
+    return [sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile", "--cores", "all", "--nolock", "--rerun-incomplete",
             "--nocolor", "--config", f"profile={profile}", f"scope={domain}", f"only={','.join(names)}"]  # fmt: skip
 
 

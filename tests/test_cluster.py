@@ -12,6 +12,7 @@ import yaml
 
 from ecpo_utils.core.params import Endpoint, load_profile
 from ecpo_utils.llm.servers import ServerSpec
+from ecpo_utils.pipeline import snakemake_command
 from ecpo_utils.workflow import NEEDS, needs_gpu
 
 ROOT = Path(__file__).parents[1]
@@ -33,10 +34,20 @@ def test_profile_plans_every_notebook_with_its_resources(executor, tmp_path):
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "OPENAI_API_KEY": "sk-MARK"})
     text = done.stdout + done.stderr
     assert done.returncode == 0, text[-2000:]
-    jobs = dict(re.findall(r"wildcards: name=(\w+)\n +resources: (.*)", text))
+    jobs = dict(re.findall(r"wildcards: name=(\w+)\n +threads: 8\n +resources: (.*)", text))
     assert set(jobs) == set(NEEDS) and "sk-MARK" not in text
     assert all("mem_mb=32000" in resources and "runtime=720" in resources for resources in jobs.values())
     assert {name for name, resources in jobs.items() if "gpu=1" in resources} == {name for name in NEEDS if needs_gpu(name, "gpu")}
+
+
+def test_a_notebook_has_all_cores_of_a_machine_to_itself(tmp_path):
+    for name in ("params", "notebooks", "ecpo_utils", "workflow"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    command = snakemake_command("quick", ["01_environment", "02_persona_diversity"], "all")
+    done = subprocess.run([*command, "--dry-run"], cwd=tmp_path, capture_output=True, text=True)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (done.stdout + done.stderr).count(f"threads: {cores}\n") == (2 if cores > 1 else 0)  # one thread is not printed
 
 
 def test_gpu_is_asked_for_where_a_model_is_served_or_trained_and_nowhere_else():
