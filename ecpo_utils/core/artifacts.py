@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from .errors import ArtifactError, SchemaError
 
 T = TypeVar("T", bound=BaseModel)
+_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT
 
 
 @contextlib.contextmanager
@@ -81,8 +82,11 @@ def append_jsonl(path: Path, row: BaseModel | dict) -> None:
     """Append one line in a single write, so that a killed run loses at most the line in flight."""
     text = json_line(row) if isinstance(row, BaseModel) else json.dumps(row, ensure_ascii=False) + "\n"
     with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            handle = os.open(path, _APPEND, 0o644)
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(path, _APPEND, 0o644)
         try:
             data = text.encode()
             written = os.write(handle, data)

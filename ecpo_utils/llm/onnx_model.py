@@ -41,8 +41,12 @@ class OnnxModel:
             ids, mask = _padded([encodings[row] for row in rows])
             vectors[rows] = self._session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
 
+        batches = list(_batches([len(encoding) for encoding in encodings]))
+        if len(batches) == 1:  # a query: threads would cost more than they save
+            embed_batch(batches[0])
+            return vectors
         with ThreadPoolExecutor(self._cores) as threads:
-            list(threads.map(embed_batch, _batches([len(encoding) for encoding in encodings])))
+            list(threads.map(embed_batch, batches))
         return vectors
 
 
