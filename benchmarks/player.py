@@ -12,9 +12,12 @@ import json
 import resource
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from ecpo_utils.core.params import Endpoint, Params, load_profile
 from ecpo_utils.core.paths import repository_root
@@ -28,6 +31,19 @@ from ecpo_utils.llm.endpoints import open_clients
 
 STARTED = time.monotonic()
 PERSONA = Persona(activities="Detail-oriented. Compares before deciding.", language="Writes plainly, in short sentences.")
+
+
+class TimedEmbedder(Embedder):
+    """Knows the CPU seconds that went into vectors."""
+
+    cpu_s = 0.0
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        before = time.thread_time()
+        try:
+            return super().encode(texts)
+        finally:
+            self.cpu_s += time.thread_time() - before
 
 
 @dataclass(frozen=True)
@@ -55,16 +71,12 @@ def job_params(job: Job) -> Params:
 def make_tasks(number: int) -> list[Task]:
     """So many tasks on the built-in books, each with a user of its own."""
     items = list(load_builtin("book")[0].values())
-    return [
-        Task(task_id=f"book/{n}", domain="book", user_id=str(n), persona=PERSONA, target=items[n % len(items)]) for n in range(number)
-    ]
+    return [Task(task_id=f"book/{n}", domain="book", user_id=str(n), persona=PERSONA, target=items[n % len(items)]) for n in range(number)]
 
 
-async def play(job: Job, folder: Path) -> tuple[list[Trajectory], float]:
+async def play(job: Job, folder: Path, params: Params, embedder: Embedder) -> tuple[list[Trajectory], float]:
     """The dialogues, and the seconds they took."""
-    params = job_params(job)
     tasks = make_tasks(job.dialogues)
-    embedder = Embedder(params.embedder)
     paths = folder / "items.jsonl", folder / "items.faiss"
     if paths[1].is_file():
         database = load_database(*paths, embedder)
@@ -83,10 +95,13 @@ def main() -> None:
     folder, job = Path(sys.argv[1]).resolve(), Job(**json.loads(sys.argv[2]))
     folder.mkdir(parents=True, exist_ok=True)
     before = time.process_time()
-    rows, seconds = asyncio.run(play(job, folder))
+    params = job_params(job)
+    embedder = TimedEmbedder(params.embedder)
+    rows, seconds = asyncio.run(play(job, folder, params, embedder))
     usage = [each for row in rows for each in row.usage.values()]
     print(json.dumps({
-        "seconds": seconds, "seconds_in_all": time.monotonic() - STARTED, "cpu_s": time.process_time() - before,
+        "seconds": seconds, "seconds_in_all": time.monotonic() - STARTED,
+        "cpu_s": time.process_time() - before, "embedding_cpu_s": embedder.cpu_s,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "calls": sum(each.calls for each in usage),
         "cached": sum(each.cached for each in usage), "complete": sum(row.status == "complete" for row in rows),
         "scored": sum(turn.confirmation is not None and turn.confirmation.error is None for row in rows for turn in row.turns),
