@@ -100,7 +100,8 @@ def measure_rate(parent: Path, url: str, sizes: dict[str, int]) -> list[Row]:
     return [
         Row("calls per dialogue of 5 rounds", calls, "at most 28", "release 42"),
         Row("of these one after the other", single["seconds"] / LATENCY_S, "at most 16", "release 42; seconds of one dialogue by latency"),
-        Row("rate by the ideal, 50 in flight", ideal / steady["seconds"], "at least 0.97", f"{sizes['dialogues']} dialogues; library alone {library_rate:.2f}; release 0.54"),
+        Row("rate by the ideal, 50 in flight", ideal / steady["seconds"], "at least 0.97",
+            f"{sizes['dialogues']} dialogues; library alone {library_rate:.2f}; release 0.54"),
         Row("calls a second by the openai library's, 500 in flight", many["calls"] / many["seconds"] / alone[500]["rate"], "at least 0.90",
             f"{many['calls'] / many['seconds']:.0f} by {alone[500]['rate']:.0f}"),
         Row("100 dialogues a minute, 50 in flight, start included", 6000 / few["wall_s"], "at least 679", "release 194"),
