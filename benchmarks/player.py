@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import resource
 import sys
 import time
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from table import peak_bytes
 
 from ecpo_utils.core.params import Endpoint, Params, load_profile
 from ecpo_utils.core.paths import repository_root
@@ -102,7 +102,7 @@ def main() -> None:
     print(json.dumps({
         "seconds": seconds, "seconds_in_all": time.monotonic() - STARTED,
         "cpu_s": time.process_time() - before, "embedding_cpu_s": embedder.cpu_s,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "calls": sum(each.calls for each in usage),
+        "peak_mb": peak_bytes() / 2**20, "calls": sum(each.calls for each in usage),
         "cached": sum(each.cached for each in usage), "complete": sum(row.status == "complete" for row in rows),
         "scored": sum(turn.confirmation is not None and turn.confirmation.error is None for row in rows for turn in row.turns),
     }))  # fmt: skip

@@ -16,13 +16,12 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-from table import Row, print_table
+from table import Row, peak_bytes, print_table
 
 from ecpo_utils.data.builtin import load_builtin
 from ecpo_utils.dialogue.shards import SHARD_ITEMS, item_text
@@ -144,8 +143,7 @@ def index_rows(real: np.ndarray, queries: np.ndarray, number: int) -> list[Row]:
         recall = np.mean([len(set(a) & set(b)) / RECALL_K for a, b in zip(found, exact.I, strict=True)])
         search = seconds(lambda: [index.search(query[None], RECALL_K) for query in unseen]) / len(unseen)
         facts, title = built["facts"], f"{number:,} vectors"
-        status = Path("/proc/self/status").read_text()  # getrusage would tell the peak of the process that started this one
-        peak = int(status.partition("VmHWM:")[2].split()[0]) / 2**20
+        peak = peak_bytes() / 2**30
         return [
             Row(f"{title}: build, s", build, "", facts["index"]),
             Row(f"{title}: peak memory, GiB", peak, "less than 24", f"building and searching; file {path.stat().st_size / 2**30:.2f} GiB"),
@@ -173,7 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
     rows = [start_row(), *(embedding_rows(embedder, texts, queries) if texts else [])]
     for number in dict.fromkeys((min(MAX_FLAT_ITEMS, options.vectors), options.vectors)):
         rows += in_new_process(index_rows, real, asked, number)
-    print_table("retrieval", [replace(row, value=float(row.value)) for row in rows])
+    print_table("retrieval", rows)
     return rows
 
 

@@ -23,6 +23,11 @@ class Row:
     beside: str = ""
 
 
+def peak_bytes() -> int:
+    """Most memory that this process has held; getrusage would tell that of the process that started it. Linux."""
+    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) * 1024
+
+
 def print_table(name: str, rows: Sequence[Row]) -> None:
     """Print the rows and keep them in `results/NAME.json` with the machine and the time."""
     width = max(len(row.figure) for row in rows)
@@ -30,5 +35,5 @@ def print_table(name: str, rows: Sequence[Row]) -> None:
         print(f"{row.figure:{width}}  {row.value:10.4g}  {row.aim:14}  {row.beside}")
     RESULTS.mkdir(exist_ok=True)
     machine = f"{platform.machine()}, {os.cpu_count()} cores"
-    facts = {"machine": machine, "date": time.strftime("%Y-%m-%d"), "rows": [asdict(row) for row in rows]}
+    facts = {"machine": machine, "date": time.strftime("%Y-%m-%d"), "rows": [asdict(row) | {"value": float(row.value)} for row in rows]}
     (RESULTS / f"{name}.json").write_text(json.dumps(facts, indent=1) + "\n")
