@@ -71,20 +71,27 @@ def _cell(row: pd.Series, name: str, digits: int = 2, missing: str = "unscored")
     return f"{row[name]:.{digits}f}{interval}" + ("" if n == row["n"] else f" n={n:.0f}")
 
 
+def _outcome_cells(row: pd.Series) -> dict[str, object]:
+    """What the tables for reading begin with: who, how many, success and recall beside the paper's."""
+    return {
+        "domain": row["domain"],
+        "system": row["system"],
+        "n": row["n"],
+        "failed": row["failed"],
+        "leaks": row["leaks"],
+        "SR": _cell(row, "success_rate"),
+        "SR paper": row["paper_SR"],
+        "R": _cell(row, "recall"),
+        "R paper": row["paper_R"],
+    }
+
+
 def short_simulation_table(table: pd.DataFrame) -> pd.DataFrame:
     """The same for reading: intervals in the cell, the paper's value beside it."""
     return pd.DataFrame(
         [
             {
-                "domain": row["domain"],
-                "system": row["system"],
-                "n": row["n"],
-                "failed": row["failed"],
-                "leaks": row["leaks"],
-                "SR": _cell(row, "success_rate"),
-                "SR paper": row["paper_SR"],
-                "R": _cell(row, "recall"),
-                "R paper": row["paper_R"],
+                **_outcome_cells(row),
                 "turns": _cell(row, "mean_turns"),
                 "EC (0-5)": _cell(row, "mean_confirmation"),
                 "flexibility (0-2)": _cell(row, "flexibility"),
@@ -111,15 +118,7 @@ def short_cra_table(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {
-                "domain": row["domain"],
-                "system": row["system"],
-                "n": row["n"],
-                "failed": row["failed"],
-                "leaks": row["leaks"],
-                "SR": _cell(row, "success_rate"),
-                "SR paper": row["paper_SR"],
-                "R": _cell(row, "recall"),
-                "R paper": row["paper_R"],
+                **_outcome_cells(row),
                 "WR": _cell(row, "win_rate") if row["win_rate_n"] or row["unscored_pairs"] else "",
                 "WR paper": row["paper_WR"],
                 "ties": "" if pd.isna(row["ties"]) else int(row["ties"]),
