@@ -1,4 +1,4 @@
-"""`make bench`: reading, retrieval and harness, one table, printed and kept in results/.   --small: a first look in three minutes"""
+"""`make bench`: reading, retrieval and harness, one table, printed and kept in results/.   --small: a first look"""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ import stub
 from table import Row, print_table
 from tqdm import tqdm
 
-from ecpo_utils.core.concurrency import START_GAP_S, START_S
+from ecpo_utils.core.concurrency import map_bounded
 
 LATENCY_S = 0.2
 ROUNDS = 5
@@ -69,18 +69,15 @@ def ask_stub(url: str, behaviour: dict | None = None) -> dict:
 
 
 async def library_alone(url: str, calls: int, in_flight: int) -> dict:
-    """Calls a second, and CPU a call, of the openai client and nothing else; its workers start apart, as the harness's do."""
+    """Calls a second, and CPU a call, of the openai client and nothing else; started and bounded as the harness's dialogues are."""
     messages = [{"role": "system", "content": "You are an agent. " * 150}, {"role": "user", "content": "User: hello\nAction:"}]
-    waiting = iter(range(calls))
+    async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="stub") as client:
 
-    async def work(client: openai.AsyncOpenAI, delay: float) -> None:
-        await asyncio.sleep(delay)
-        for number in waiting:
+        async def call(number: int) -> None:
             await client.chat.completions.create(model="stub", messages=messages, max_tokens=10, temperature=0.0, seed=number)
 
-    async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="stub") as client:
         started, cpu = time.monotonic(), time.process_time()
-        await asyncio.gather(*(work(client, number * min(START_GAP_S, START_S / in_flight)) for number in range(in_flight)))
+        await map_bounded(call, range(calls), limit=in_flight, description="library alone", unit="call")
         return {"rate": calls / (time.monotonic() - started), "cpu_s": (time.process_time() - cpu) / calls}
 
 

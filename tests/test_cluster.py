@@ -22,16 +22,22 @@ PLUGINS = {
 }
 
 
-@pytest.mark.parametrize("executor", PLUGINS)
-def test_profile_plans_every_notebook_with_its_resources(executor, tmp_path):
-    if missing := [name for name in PLUGINS[executor] if importlib.util.find_spec(name) is None]:
-        pytest.skip(f"{', '.join(missing)} not installed: pip install -r requirements-cluster.txt")
+@pytest.fixture
+def linked(tmp_path):
+    """A checkout in which nothing was run."""
     for name in ("params", "notebooks", "ecpo_utils", "workflow"):
         (tmp_path / name).symlink_to(ROOT / name)
+    return tmp_path
+
+
+@pytest.mark.parametrize("executor", PLUGINS)
+def test_profile_plans_every_notebook_with_its_resources(executor, linked):
+    if missing := [name for name in PLUGINS[executor] if importlib.util.find_spec(name) is None]:
+        pytest.skip(f"{', '.join(missing)} not installed: pip install -r requirements-cluster.txt")
     words = [sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile", "--profile", f"workflow/profiles/{executor}"]
-    words += ["--default-storage-prefix", str(tmp_path)] if executor == "kubernetes" else []
+    words += ["--default-storage-prefix", str(linked)] if executor == "kubernetes" else []
     words += ["--dry-run", "--nolock", "--config", "profile=gpu"]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "OPENAI_API_KEY": "sk-MARK"})
+    done = subprocess.run(words, cwd=linked, capture_output=True, text=True, env={**os.environ, "OPENAI_API_KEY": "sk-MARK"})
     text = done.stdout + done.stderr
     assert done.returncode == 0, text[-2000:]
     jobs = dict(re.findall(r"wildcards: name=(\w+)\n +threads: 8\n +resources: (.*)", text))
@@ -40,11 +46,9 @@ def test_profile_plans_every_notebook_with_its_resources(executor, tmp_path):
     assert {name for name, resources in jobs.items() if "gpu=1" in resources} == {name for name in NEEDS if needs_gpu(name, "gpu")}
 
 
-def test_a_notebook_has_all_cores_of_a_machine_to_itself(tmp_path):
-    for name in ("params", "notebooks", "ecpo_utils", "workflow"):
-        (tmp_path / name).symlink_to(ROOT / name)
+def test_a_notebook_has_all_cores_of_a_machine_to_itself(linked):
     command = snakemake_command("quick", ["01_environment", "02_persona_diversity"], "all")
-    done = subprocess.run([*command, "--dry-run"], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([*command, "--dry-run"], cwd=linked, capture_output=True, text=True)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     assert done.returncode == 0, done.stderr[-2000:]
     assert (done.stdout + done.stderr).count(f"threads: {cores}\n") == (2 if cores > 1 else 0)  # one thread is not printed
