@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from ecpo_utils.core.concurrency import available_cores
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -34,6 +35,6 @@ def print_table(name: str, rows: Sequence[Row]) -> None:
     for row in rows:
         print(f"{row.figure:{width}}  {row.value:10.4g}  {row.aim:14}  {row.beside}")
     RESULTS.mkdir(exist_ok=True)
-    machine = f"{platform.machine()}, {os.cpu_count()} cores"
+    machine = f"{platform.machine()}, {available_cores()} cores"
     facts = {"machine": machine, "date": time.strftime("%Y-%m-%d"), "rows": [asdict(row) | {"value": float(row.value)} for row in rows]}
     (RESULTS / f"{name}.json").write_text(json.dumps(facts, indent=1) + "\n")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 
+from .core.concurrency import available_cores
 from .core.errors import EcpoError
 from .core.params import Endpoint, Params, load_profile
 from .core.paths import cache_root, repository_root
@@ -42,7 +43,7 @@ def diagnose() -> list[str]:
     """
     memory = psutil.virtual_memory()
     lines = [
-        f"machine   Python {platform.python_version()}, {os.cpu_count()} cores, {memory.total / 2**30:.0f} GiB memory "
+        f"machine   Python {platform.python_version()}, {available_cores()} cores, {memory.total / 2**30:.0f} GiB memory "
         f"({memory.available / 2**30:.0f} free), {_free_disk_gb():.0f} GB disk free under {cache_root()}",
         f"GPU       {'; '.join(gpus()) or 'none'}",
     ]

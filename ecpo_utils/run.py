@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .core.artifacts import digest, write_json, writing
+from .core.concurrency import available_cores
 from .core.errors import ArtifactError
 from .core.params import Params, build_params, load_params_file
 from .core.paths import RunPaths, repository_root
@@ -102,7 +103,7 @@ class Run:
             "models": {name: find_model(name).files or "as stated by the hub" for name in sorted(names)},
             "prompts_digest": prompts_digest(),
             "versions": {name: _version(name) for name in LIBRARIES} | {"python": platform.python_version()},
-            "device": f"{platform.machine()}, {os.cpu_count()} cores",
+            "device": f"{platform.machine()}, {available_cores()} cores",
             **facts,
         }
 

@@ -1,8 +1,9 @@
-"""Many coroutines at once, but not all: bounded, with one progress bar, and the first error as it is."""
+"""How much at once: the cores there are, and many coroutines, bounded, with one progress bar and the first error as it is."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
@@ -12,6 +13,11 @@ A = TypeVar("A")
 B = TypeVar("B")
 START_GAP_S = 0.004  # between the first units, all within START_S: in step, all would send and then all wait
 START_S = 0.2
+
+
+def available_cores() -> int:
+    """Cores that this process may use, at least 1; a container or `taskset` may allow fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 async def map_bounded(function: Callable[[A], Awaitable[B]], values: Sequence[A], *, limit: int, description: str, unit: str) -> list[B]:

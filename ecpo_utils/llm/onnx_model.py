@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from ..core.concurrency import available_cores
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -28,7 +29,7 @@ class OnnxModel:
         options.intra_op_num_threads = 1  # a batch for each core is faster than all cores on a batch
         self._session = onnxruntime.InferenceSession(str(folder / NETWORK), options, providers=["CPUExecutionProvider"])
         self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
-        self._cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        self._cores = available_cores()
         self.dimension: int = self._session.get_outputs()[0].shape[1]
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:

@@ -20,6 +20,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from ..core.concurrency import available_cores
 from .servers import flock
 
 IDLE_S = 5.0  # without a lease, before the server goes: long enough for the next notebook to take over
@@ -44,7 +45,7 @@ def _start_embedded(options: dict, port: int, key: str) -> object:
     params.cache_ram_mib = PROMPT_CACHE_MB
     # servers share the cores, one of them working at a time: threads that poll while they wait would stall the others
     for parameters in (params.cpuparams, params.cpuparams_batch):
-        parameters.n_threads = os.cpu_count() or 1
+        parameters.n_threads = available_cores()
         parameters.poll = 0
     params.hostnames = ["127.0.0.1"]
     params.port = port

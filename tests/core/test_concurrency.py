@@ -1,10 +1,11 @@
 """Bounded work: order, limit, and the first error as a notebook can show it."""
 
 import asyncio
+import os
 
 import pytest
 
-from ecpo_utils.core.concurrency import map_bounded
+from ecpo_utils.core.concurrency import available_cores, map_bounded
 from ecpo_utils.core.errors import EndpointError
 
 
@@ -49,3 +50,14 @@ def test_first_error_comes_alone_without_a_group_in_its_context():
     while context is not None:
         assert not isinstance(context, BaseExceptionGroup)
         context = context.__context__
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not let a process choose its cores")
+def test_only_the_cores_that_the_process_may_use_are_counted():
+    allowed = os.sched_getaffinity(0)
+    assert available_cores() == len(allowed)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert available_cores() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
