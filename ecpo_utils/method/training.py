@@ -10,6 +10,7 @@ import math
 import os
 import pickle
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,12 +28,12 @@ from .sequences import TokenizedDialogue, join_examples
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, Trainer
-    from transformers.trainer_utils import TrainOutput
 
 logger = logging.getLogger(__name__)
 
 Method = Literal["sft", "dpo", "kto", "simpo"]
 SAVE_STEPS = 20
+STEP_SECONDS = "step_seconds"  # key of a log line
 PEFT_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
@@ -72,7 +73,6 @@ def train_adapter(method: Method, params: Params, rows: TrainingSet, target: Pat
         return target
     _prepare_environment()
     from transformers import set_seed
-    from transformers.trainer_utils import get_last_checkpoint
 
     set_seed(params.seed)  # of a fresh adapter's weights
     work = target.with_name(f".{target.name}.{facts['digest']}")
@@ -85,17 +85,17 @@ def train_adapter(method: Method, params: Params, rows: TrainingSet, target: Pat
     model = load_adapter(model, params.cra.model, start) if start else add_adapter(model, params)
     with _answers_only():
         trainer = _trainer(method, params, model, tokenizer, rows, work)
-        checkpoint = get_last_checkpoint(str(work))
+        checkpoint = last_checkpoint(work)
         if checkpoint:
             logger.info("%s: goes on from %s", target.name, Path(checkpoint).name)
-        result = go_on(trainer, checkpoint, work)
+        go_on(trainer, checkpoint, work)
     if trainer.is_world_process_zero():
         facts |= {
             "lengths": lengths,
             "steps": trainer.state.global_step,
             "resumed_from": Path(checkpoint).name if checkpoint else None,
-            "seconds": round(result.metrics["train_runtime"], 1),
-            "tokens_per_second": _throughput(lengths, params, method, trainer, checkpoint, result.metrics["train_runtime"]),
+            "seconds": round(seconds := sum(line.get(STEP_SECONDS, 0.0) for line in trainer.state.log_history), 1),
+            "tokens_per_second": round(lengths["tokens"] * trainer.args.num_train_epochs / seconds, 1),
             "device": str(trainer.args.device),
             "dtype": str(next(p for n, p in model.named_parameters() if "lora" not in n).dtype).removeprefix("torch."),
             "history": trainer.state.log_history,
@@ -107,14 +107,33 @@ def train_adapter(method: Method, params: Params, rows: TrainingSet, target: Pat
     return target
 
 
-def go_on(trainer: Trainer, checkpoint: str | None, work: Path) -> TrainOutput:
+def last_checkpoint(work: Path) -> str | None:
+    """The newest checkpoint in a folder that was written to its end; one that a kill cut short is removed. Library: transformers."""
+    from transformers.trainer_callback import TrainerState
+    from transformers.trainer_utils import get_last_checkpoint
+
+    for folder in work.glob("checkpoint-*"):
+        try:
+            TrainerState.load_from_json(str(folder / "trainer_state.json"))  # the last file that is written
+        except (OSError, ValueError, TypeError):
+            shutil.rmtree(folder)
+    return get_last_checkpoint(str(work))
+
+
+def go_on(trainer: Trainer, checkpoint: str | None, work: Path) -> None:
     """Train, from a checkpoint if there is one. Library: transformers; of optimizer, scheduler and random state it reads only numbers.
+
+    Where TRL holds the reference as a second adapter, transformers 5.19 would load this one and not the policy; PEFT loads it here.
 
     Raises:
         TrainingError: If the checkpoint holds something else, which might run code.
     """
+    from peft import load_peft_weights, set_peft_model_state_dict
+
+    if checkpoint:
+        set_peft_model_state_dict(trainer.model, load_peft_weights(checkpoint, device="cpu"))
     try:
-        return trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.train(resume_from_checkpoint=checkpoint)
     except pickle.UnpicklingError as error:
         fault = f"{checkpoint} holds something else than numbers, which is not read ({' '.join(str(error).split())[:100]})"
         raise TrainingError(f"{fault}; remove {work} to train anew") from None
@@ -132,18 +151,36 @@ def load_history(adapter: Path) -> dict:
         raise TrainingError(f"{adapter / CARD} is missing; train the adapter first") from None
 
 
-def preference_rows(method: Method, pairs: Sequence[PreferencePair]) -> list[dict]:
-    """Pairs as TRL's trainers take them: KTO wants two labelled completions for each pair.
+def preference_rows(method: Method, pairs: Sequence[PreferencePair], tokenizer: PreTrainedTokenizerBase) -> list[dict]:
+    """Pairs as TRL's trainers take them: KTO wants two labelled completions for each pair, SimPO text.
 
     KTO reads its rows in order and takes the other rows of a batch for mismatched answers to a prompt, so the rejected reply
-    beside a chosen one is that of another pair.
+    beside a chosen one is that of another pair. SimPO's trainer ends an answer with the end mark, and would set a second one
+    behind the line break with which many chat templates end.
     """
-    if method != "kto":
+    if method == "simpo":
+        return [_as_text(pair, tokenizer) for pair in pairs]
+    if method == "dpo":
         return [{"prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected} for pair in pairs]
     half = len(pairs) // 2
     others = [*pairs[half:], *pairs[:half]]
     labelled = [((one.prompt, one.chosen, True), (other.prompt, other.rejected, False)) for one, other in zip(pairs, others, strict=True)]
     return [{"prompt": prompt, "completion": answer, "label": label} for both in labelled for prompt, answer, label in both]
+
+
+def _prefix(method: Method) -> str:
+    """Of the parameters that all preference methods share, or of SFT's."""
+    return "sft" if method == "sft" else "dpo"
+
+
+def _as_text(pair: PreferencePair, tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
+    """A pair by the chat template; the answers end with the end mark."""
+    prompt, mark = tokenizer.apply_chat_template(pair.prompt, tokenize=False, add_generation_prompt=True), tokenizer.eos_token
+    row = {"prompt": prompt}
+    for name in ("chosen", "rejected"):
+        answer = tokenizer.apply_chat_template([*pair.prompt, *getattr(pair, name)], tokenize=False).removeprefix(prompt)
+        row[name] = answer[: answer.rindex(mark) + len(mark)] if mark in answer else answer
+    return row
 
 
 def _free_memory() -> None:
@@ -191,7 +228,7 @@ def _prepare_environment() -> None:
 
 def _check_lengths(method: Method, params: Params, rows: TrainingSet, tokenizer: PreTrainedTokenizerBase) -> dict[str, float]:
     """Token counts of the training rows; a row that would be cut is an error, for what is cut is the answer (quirk Q31)."""
-    key = "sft_max_length" if method == "sft" else "dpo_max_length"
+    key = f"{_prefix(method)}_max_length"
     limit, counts = getattr(params, key), []
     for number, row in enumerate([*rows.train, *rows.validation]):
         sizes = [len(row.input_ids)] if method == "sft" else [_count(tokenizer, row, answer) for answer in (row.chosen, row.rejected)]
@@ -212,9 +249,8 @@ def _trainer(method: Method, params: Params, model, tokenizer, rows: TrainingSet
     from datasets import Dataset
 
     on_gpu = torch.cuda.is_available()
-    prefix = "sft" if method == "sft" else "dpo"
     options = {
-        name: getattr(params, f"{prefix}_{name}")
+        name: getattr(params, f"{_prefix(method)}_{name}")
         for name in ("num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "max_length")
     }
     options |= {
@@ -243,41 +279,43 @@ def _trainer(method: Method, params: Params, model, tokenizer, rows: TrainingSet
             return None
         if method == "sft":
             return Dataset.from_list([{"input_ids": row.input_ids, "completion_mask": row.completion_mask} for row in part])
-        return Dataset.from_list(preference_rows(method, part))
+        return Dataset.from_list(preference_rows(method, part, tokenizer))
 
     common = {
         "model": model,
         "train_dataset": dataset(rows.train),
         "eval_dataset": dataset(rows.validation),
         "processing_class": tokenizer,
-        "callbacks": [_finite_loss(f"{method}_learning_rate")],
+        "callbacks": [_watch(f"{method}_learning_rate")],
     }
     if method == "sft":
         from trl import SFTConfig, SFTTrainer
 
-        return _kept_whole(SFTTrainer(args=SFTConfig(**options, completion_only_loss=True), **common), len(rows.train))
+        return _kept_whole(SFTTrainer(args=SFTConfig(**options, completion_only_loss=True), **common), rows, method)
     if method == "dpo":
         from trl import DPOConfig, DPOTrainer
 
         dpo = DPOConfig(**options, beta=params.dpo_beta, precompute_ref_log_probs=not on_gpu)
-        return _kept_whole(DPOTrainer(args=dpo, **common), len(rows.train))
+        return _kept_whole(DPOTrainer(args=dpo, **common), rows, method)
     if method == "kto":
         from trl import KTOConfig, KTOTrainer
 
         for key in ("per_device_train_batch_size", "per_device_eval_batch_size"):
             options[key] = max(2, options[key])  # KTO estimates its KL term from mismatched rows of a batch
         kto = KTOConfig(**options, beta=params.kto_beta, precompute_ref_log_probs=not on_gpu)
-        return _kept_whole(KTOTrainer(args=kto, **common), 2 * len(rows.train))
+        return _kept_whole(KTOTrainer(args=kto, **common), rows, method)
     from trl.experimental.cpo import CPOConfig, CPOTrainer
 
     simpo = CPOConfig(**options, beta=params.simpo_beta, simpo_gamma=params.simpo_gamma, loss_type="simpo", cpo_alpha=0.0)
-    return _kept_whole(CPOTrainer(args=simpo, **common), len(rows.train))
+    return _kept_whole(CPOTrainer(args=simpo, **common), rows, method)
 
 
-def _kept_whole(trainer: Trainer, expected: int) -> Trainer:
+def _kept_whole(trainer: Trainer, rows: TrainingSet, method: Method) -> Trainer:
     """TRL drops rows whose prompt fills `max_length` without a word."""
-    if len(trainer.train_dataset) != expected:
-        raise TrainingError(f"the trainer took {len(trainer.train_dataset)} of {expected} rows; raise the method's max_length")
+    for taken, given in ((trainer.train_dataset, rows.train), (trainer.eval_dataset, rows.validation)):
+        expected = len(given) * (2 if method == "kto" else 1)
+        if given and len(taken) != expected:
+            raise TrainingError(f"the trainer took {len(taken)} of {expected} rows; raise {_prefix(method)}_max_length")
     return trainer
 
 
@@ -299,28 +337,24 @@ def _answers_only() -> Iterator[None]:
         utils._use_triton = before
 
 
-def _finite_loss(parameter: str) -> object:
+def _watch(parameter: str) -> object:
     from transformers import TrainerCallback
 
-    class FiniteLoss(TrainerCallback):
-        """Ends a training whose loss is no number any more; its checkpoints stay."""
+    class Watch(TrainerCallback):
+        """Times each step, so that a resumed training knows all of them, and ends one whose loss is no number; its checkpoints stay."""
+
+        def on_step_begin(self, args, state, control, **others) -> None:  # noqa: ANN001, ANN003
+            self.began = time.perf_counter()
 
         def on_log(self, args, state, control, logs: Mapping[str, float] | None = None, **others) -> None:  # noqa: ANN001, ANN003
             loss = (logs or {}).get("loss")
-            if loss is not None and not math.isfinite(loss):
+            if loss is None:
+                return
+            state.log_history[-1][STEP_SECONDS] = round(time.perf_counter() - self.began, 3)
+            if not math.isfinite(loss):
                 raise TrainingError(f"the loss is {loss} at step {state.global_step}; lower {parameter} (now {args.learning_rate:g})")
 
-    return FiniteLoss()
-
-
-def _throughput(
-    lengths: Mapping[str, float], params: Params, method: Method, trainer: Trainer, checkpoint: str | None, seconds: float
-) -> float:
-    """Tokens of the training rows per second of this process, prompt and answer counted."""
-    done = int(Path(checkpoint).name.rpartition("-")[2]) if checkpoint else 0
-    epochs = getattr(params, f"{'sft' if method == 'sft' else 'dpo'}_num_train_epochs")
-    share = (trainer.state.global_step - done) / max(trainer.state.max_steps, 1)
-    return round(lengths["tokens"] * epochs * share / seconds, 1)
+    return Watch()
 
 
 def _publish(model, work: Path, target: Path, facts: dict) -> None:  # noqa: ANN001

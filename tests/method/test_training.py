@@ -140,31 +140,46 @@ def test_a_finished_training_is_not_repeated_and_changed_data_are_trained_on(sgp
     assert (sgpt / "adapter_model.safetensors").read_bytes() != before
 
 
-def test_a_killed_training_goes_on_from_its_checkpoint_to_the_same_weights(tiny, make_params, examples, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "SAVE_STEPS", 2)
-    params, rows = make_params(sft_num_train_epochs=2.0), TrainingSet(examples)
-    whole = train_adapter("sft", params, rows, tmp_path / "whole")
-    killed_at = 3
+class Killed(BaseException):
+    pass
 
-    class Killed(BaseException):
-        pass
 
-    def dying(parameter):
-        from transformers import TrainerCallback
-
-        class Dying(TrainerCallback):
+def dying_at(killed_at):
+    def watch(parameter):
+        class Dying(type(training_watch(parameter))):
             def on_step_end(self, args, state, control, **others):
                 if state.global_step == killed_at:
                     raise Killed
 
         return Dying()
 
+    training_watch = training._watch
+    return watch
+
+
+@pytest.mark.parametrize("method", ["sft", "dpo", "kto", "simpo"])
+def test_a_killed_training_goes_on_from_its_checkpoint_to_the_same_weights(
+    method, sgpt, make_params, examples, pairs, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(training, "SAVE_STEPS", 2)
+    rates = {f"{name}_learning_rate": 5e-3 for name in ("dpo", "kto", "simpo")}
+    params = make_params(sft_num_train_epochs=2.0, dpo_num_train_epochs=3.0, **rates)
+    rows, start = (TrainingSet(examples), None) if method == "sft" else (TrainingSet(pairs), sgpt)
+    whole = train_adapter(method, params, rows, tmp_path / "whole", start=start)
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(training, "_finite_loss", dying)
-        train_adapter("sft", params, rows, tmp_path / "pieces")
-    assert not (tmp_path / "pieces").exists() and list(tmp_path.glob(".pieces.*/checkpoint-2"))
-    pieces = train_adapter("sft", params, rows, tmp_path / "pieces")
-    assert load_history(pieces)["resumed_from"] == "checkpoint-2"
+        patch.setattr(training, "_watch", dying_at(3))
+        train_adapter(method, params, rows, tmp_path / "pieces", start=start)
+    (work,) = tmp_path.glob(".pieces.*")
+    assert not (tmp_path / "pieces").exists() and (work / "checkpoint-2").is_dir()
+    shutil.copytree(work / "checkpoint-2", work / "checkpoint-3")  # one that the kill cut short
+    (work / "checkpoint-3" / "trainer_state.json").unlink()
+    pieces = train_adapter(method, params, rows, tmp_path / "pieces", start=start)
+    history, steps = load_history(pieces), load_history(whole)["steps"]
+    assert history["resumed_from"] == "checkpoint-2" and history["steps"] == steps
+    timed = [line["step_seconds"] for line in history["history"] if "loss" in line]
+    assert len(timed) == steps and history["seconds"] == pytest.approx(sum(timed), abs=0.1)
+    if start:
+        assert any((tensor - weights(start)[name]).abs().max() > 0.01 for name, tensor in weights(whole).items())
     for name, tensor in weights(whole).items():
         assert tensor.allclose(weights(pieces)[name], atol=1e-6)
 
@@ -212,8 +227,9 @@ def test_the_reference_is_the_sgpt_policy_and_stays_frozen(sgpt, tiny, make_para
     assert first["rewards/margins"] == pytest.approx(0, abs=1e-4)
 
 
-def test_kto_rows_are_labelled_completions(pairs):
-    rows = preference_rows("kto", pairs[:4])
+def test_kto_rows_are_labelled_completions(pairs, tiny):
+    _, tokenizer = load_backbone(tiny)
+    rows = preference_rows("kto", pairs[:4], tokenizer)
     assert rows[:2] == [
         {"prompt": pairs[0].prompt, "completion": pairs[0].chosen, "label": True},
         {"prompt": pairs[2].prompt, "completion": pairs[2].rejected, "label": False},
@@ -221,7 +237,19 @@ def test_kto_rows_are_labelled_completions(pairs):
     assert sorted(row["completion"][0]["content"] for row in rows) == sorted(
         answer[0]["content"] for pair in pairs[:4] for answer in (pair.chosen, pair.rejected)
     )
-    assert preference_rows("simpo", pairs[:1]) == [{"prompt": pairs[0].prompt, "chosen": pairs[0].chosen, "rejected": pairs[0].rejected}]
+    (row,) = preference_rows("dpo", pairs[:1], tokenizer)
+    assert row == {name: getattr(pairs[0], name) for name in ("prompt", "chosen", "rejected")}
+
+
+def test_simpo_learns_one_end_mark_per_answer(sgpt, tiny, make_params, pairs, tmp_path):
+    model, tokenizer = load_backbone(tiny)
+    trainer = training._trainer("simpo", make_params(), load_adapter(model, tiny, sgpt), tokenizer, TrainingSet(pairs), tmp_path)
+    for row, pair in zip(trainer.train_dataset, pairs, strict=True):
+        for name in ("chosen", "rejected"):
+            labels = row[f"{name}_labels"]
+            learned = tokenizer.decode([token for token in labels if token != -100])
+            assert learned == getattr(pair, name)[0]["content"] + "<|im_end|>"
+            assert tokenizer.decode(row[f"{name}_input_ids"]).startswith("<|im_start|>system") and labels[0] == -100
 
 
 def test_nothing_to_train_on_says_which_number_to_raise(tiny, make_params, pairs, tmp_path):
