@@ -10,7 +10,7 @@ import pandas as pd
 
 from .core.artifacts import load_jsonl
 from .core.errors import ArtifactError, TrainingError
-from .core.schema import PersonaRecord, Rewrite, Verdict
+from .core.schema import Domain, PersonaRecord, Rewrite, Verdict
 from .evaluate import figures, reliability, tables, tuning_figures, tuning_tables
 from .evaluate.cases import case_table
 from .evaluate.cra_table import backbone_win_rates, cra_table, system_comparisons
@@ -80,8 +80,7 @@ def _separation(run: Run) -> Drawing:
 
 def _frameworks(run: Run) -> tuple[Played, dict]:
     names = [f"{name}_{backbone}" for name in run.params.frameworks for backbone in ("expert", "base")]
-    domains = [domain for domain in run.domains if domain in run.params.cra_domains]
-    played = load_played(run, names, domains, "04_prompt_based_cras", limit="num_cra_tasks")
+    played = load_played(run, names, run.domains_among("cra_domains"), "04_prompt_based_cras", limit="num_cra_tasks")
     return played, _judged(run, framework_comparisons(run.params.frameworks), played)
 
 
@@ -139,14 +138,17 @@ def _faults(run: Run) -> Drawing:
     return table, tuning_figures.plot_faults(table, run.label)
 
 
+def _rewrites(run: Run) -> dict[Domain, list[Rewrite]]:
+    return {domain: load_jsonl(run.paths.rewrites(domain, "sgpt"), Rewrite) for domain in domains_to_tune(run)}
+
+
 def _rewriting(run: Run) -> Drawing:
-    rewrites = {domain: load_jsonl(run.paths.rewrites(domain, "sgpt"), Rewrite) for domain in domains_to_tune(run)}
-    return tuning_tables.rewrite_table(rewrites, run.label), None
+    return tuning_tables.rewrite_table(_rewrites(run), run.label), None
 
 
 def _rewritten(run: Run) -> Drawing:
     verdicts = {domain: load_jsonl(run.paths.verdicts(domain, "rewritten", "original"), Verdict) for domain in domains_to_tune(run)}
-    table = tuning_tables.rewrite_verdicts(verdicts, run.label)
+    table = tuning_tables.rewrite_verdicts(verdicts, _rewrites(run), run.label)
     return table, tuning_figures.plot_rewrites(table)
 
 

@@ -6,10 +6,11 @@ import contextlib
 import json
 import random
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from .core.artifacts import load_jsonl, write_json, write_jsonl
+from .core.artifacts import write_json, write_jsonl
 from .core.errors import ArtifactError
 from .core.schema import Domain, Trajectory, Verdict
 from .evaluate.damage import FLAWS, SEVERITIES, damage
@@ -17,6 +18,7 @@ from .evaluate.judges import Judge, Pair, make_judge
 from .evaluate.transcripts import Transcript, cut_at_line_break, load_transcripts, pair_transcripts, trajectory_transcript
 from .evaluate.verdicts import judge_pairs, rule_verdicts
 from .run import Run
+from .simulation import load_played
 
 T = TypeVar("T")
 EXPERT = "actcrs_expert"  # whose dialogues are the yardstick
@@ -101,11 +103,10 @@ async def judge_released(run: Run) -> dict[str, dict[str, list[Verdict]]]:
 
 
 def load_originals(run: Run) -> list[Transcript]:
-    """Dialogues of the expert's ActCRS of notebook 03, the first `num_judge_pairs` of each domain that hold two replies or more."""
+    """Dialogues of the expert's ActCRS in notebook 03, the first `num_judge_pairs` of each domain that hold two replies or more."""
     found = []
-    for domain in run.domains:
-        rows = load_jsonl(run.need(run.paths.trajectories(domain, EXPERT), "03_simulation"), Trajectory)
-        told = [t for t in map(trajectory_transcript, rows) if len(t.replies) > 1]
+    for systems in load_played(run, [EXPERT], run.domains, "03_simulation", limit="num_simulation_tasks").values():
+        told = [t for t in map(trajectory_transcript, systems[EXPERT]) if len(t.replies) > 1]
         found += told[: run.params.num_judge_pairs or None]
     return found
 
@@ -151,12 +152,13 @@ def save_reliability(run: Run, note: str) -> Path:
 
 
 def load_reliability(run: Run) -> str:
-    """The line that notebook 05 wrote.
+    """The line that notebook 05 wrote, for the domain of the run or else for all.
 
     Raises:
         ArtifactError: If it was not run yet.
     """
-    path = run.need(run.paths.reliability, "05_judge_validation")
+    own = run.paths.reliability
+    path = own if own.is_file() else run.need(replace(run.paths, scope="all").reliability, "05_judge_validation")
     return json.loads(path.read_text(encoding="utf-8"))["note"]
 
 

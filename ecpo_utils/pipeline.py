@@ -26,7 +26,7 @@ from .dialogue.agents import find_framework
 from .doctor import ROLES
 from .llm.models import find_model
 from .llm.servers import check_loadable, server_spec
-from .workflow import NEEDS, TUNING
+from .workflow import NEEDS, domains_parameter
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _ERROR = re.compile(r"[\w.]*(Error|Exception)\b")  # how the last line of a traceback begins
@@ -118,11 +118,14 @@ def _chosen(params: Params, only: str, domain: str) -> list[str]:
         raise ParamsError(f"no notebook begins with '{only}'; there are: {', '.join(NEEDS)}")
     if domain != "all" and domain not in params.domains:
         raise ParamsError(f"profile {params.profile} has no domain '{domain}'; it has: {', '.join(params.domains)}")
-    if domain != "all" and domain not in params.tuning_domains:
-        names = [name for name in names if name < TUNING]
-    if not names:
-        raise ParamsError(f"profile {params.profile} tunes no agent in '{domain}'; tuning_domains: {', '.join(params.tuning_domains)}")
-    return names
+    if domain == "all":
+        return names
+    asked = {name: domains_parameter(name) for name in names}
+    chosen = [name for name, key in asked.items() if not key or domain in getattr(params, key)]
+    if not chosen:
+        key = asked[names[0]]
+        raise ParamsError(f"profile {params.profile} does not run {names[0]} in '{domain}'; {key}: {', '.join(getattr(params, key))}")
+    return chosen
 
 
 def _stamp(path: Path) -> float | None:

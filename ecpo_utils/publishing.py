@@ -20,7 +20,7 @@ from .run import Run
 # what notebooks, figures and later runs read; calls.jsonl, logs and indexes can be made again
 ROWS = ("*/*.jsonl", "*/trajectories/*.jsonl", "*/examples/*.jsonl", "*/rewrites/*.jsonl", "*/pairs/*.jsonl", "*/verdicts/*.jsonl",
         "planted_flaws/*.jsonl", "separation.jsonl")  # fmt: skip
-WHOLE = ("*/adapters/[!.]*/*", "judge_reliability.json", "manifests/*.json")
+WHOLE = ("*/adapters/[!.]*/*", "judge_reliability*.json", "manifests/*.json")
 CONTENTS = "contents.json"
 
 
@@ -34,23 +34,28 @@ def publish_run(profile: str) -> list[str]:
     paths, target = RunPaths(root, profile), root / "results" / profile
     if not any(_files(paths.run, ROWS)):
         raise ArtifactError(f"{paths.run} holds no rows; run: ecpo run --profile {profile}")
+    new = target.with_name(f".{profile}.new")  # the earlier one stays until this one is whole
     with writing(target):
-        shutil.rmtree(target, ignore_errors=True)
+        shutil.rmtree(new, ignore_errors=True)
         for source in _files(paths.run, ROWS):
-            packed = target / f"{source.relative_to(paths.run)}.gz"
+            if source.parent == paths.chats:  # a person's own words
+                continue
+            packed = new / f"{source.relative_to(paths.run)}.gz"
             packed.parent.mkdir(parents=True, exist_ok=True)
             packed.write_bytes(gzip.compress(source.read_bytes(), mtime=0))  # the same rows are the same bytes
         for source in _files(paths.run, WHOLE):
-            copy = target / source.relative_to(paths.run)
+            copy = new / source.relative_to(paths.run)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, copy)
+        packed = sorted(path for path in new.rglob("*") if path.is_file())
+        write_json(new / CONTENTS, {str(path.relative_to(new)): sha256_file(path) for path in packed})
+        size = sum(path.stat().st_size for path in packed) / 1e6
+        shutil.rmtree(target, ignore_errors=True)
+        new.rename(target)
         figures = sorted((paths.run / "figures").glob("*"))
         (root / "figures").mkdir(exist_ok=True)
         for source in figures:
             shutil.copyfile(source, root / "figures" / source.name)
-    packed = sorted(path for path in target.rglob("*") if path.is_file())
-    write_json(target / CONTENTS, {str(path.relative_to(target)): sha256_file(path) for path in packed})
-    size = sum(path.stat().st_size for path in packed) / 1e6
     return [f"results/{profile}: {len(packed)} files, {size:.1f} MB", f"figures: {len(figures)} files"]
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from .core.artifacts import digest, write_json, writing
 from .core.concurrency import available_cores
-from .core.errors import ArtifactError
+from .core.errors import ArtifactError, ParamsError
 from .core.params import Params, build_params, load_params_file
 from .core.paths import RunPaths, repository_root
 from .core.schema import Domain, Role
@@ -106,6 +106,18 @@ class Run:
             "device": f"{platform.machine()}, {available_cores()} cores",
             **facts,
         }
+
+    def domains_among(self, parameter: str) -> list[Domain]:
+        """The run's domains that a parameter, `cra_domains` or `tuning_domains`, names too.
+
+        Raises:
+            ParamsError: If there are none.
+        """
+        wanted = getattr(self.params, parameter)
+        found = [domain for domain in self.domains if domain in wanted]
+        if not found:
+            raise ParamsError(f"none of the domains {self.domains} is among {parameter} {wanted}; change one of the two")
+        return found
 
     def finish(self, **facts: object) -> Path:
         """Write the notebook's `manifest.json` with what it made and how long it took; returns its path."""

@@ -70,10 +70,12 @@ async def simulate_frameworks(run: Run) -> Played:
     """Every framework of the run on both backbones, in `cra_domains`, on the first `num_cra_tasks` test tasks.
 
     A system is called FRAMEWORK_BACKBONE; dialogues that notebook 03 played already are kept.
+
+    Raises:
+        ParamsError: If no domain of the run is among `cra_domains`.
     """
     roster = [Entry(f"{name}_{backbone}", name, role) for name in run.params.frameworks for backbone, role in BACKBONES.items()]
-    domains = [domain for domain in run.domains if domain in run.params.cra_domains]
-    return await play(run, roster, domains, limit="num_cra_tasks")
+    return await play(run, roster, run.domains_among("cra_domains"), limit="num_cra_tasks")
 
 
 async def play(run: Run, roster: Sequence[Entry], domains: Sequence[Domain], *, split: str = "test", limit: str = "") -> Played:
@@ -88,23 +90,24 @@ async def play(run: Run, roster: Sequence[Entry], domains: Sequence[Domain], *, 
 
     Raises:
         ParamsError: If a framework is not registered, which is known before any dialogue.
-        ArtifactError: If tasks or an adapter are missing; names the notebook that makes them.
+        ArtifactError: If tasks or an adapter are missing, before any dialogue as well; names the notebook that makes them.
     """
     for entry in roster:
         find_framework(entry.framework)
+    tasks = {d: load_jsonl(run.need(run.paths.tasks(d, split), "02_persona_diversity"), Task) for d in domains}
+    adapters = {(d, entry.adapter): find_adapter(run, d, entry.adapter) for d in domains for entry in roster if entry.adapter}
     databases, played = open_databases(run), {}
     async with run.clients("simulator"):  # stays up from one system to the next
         for domain in domains:
             number = run.params.number(limit, domain) if limit else 0
-            tasks = load_jsonl(run.need(run.paths.tasks(domain, split), "02_persona_diversity"), Task)[: number or None]
             played[domain] = {}
             for entry in roster:
-                adapter = find_adapter(run, domain, entry.adapter) if entry.adapter else None
+                adapter = adapters.get((domain, entry.adapter))
                 given = {param: getattr(run.params, param) for param in find_framework(entry.framework).takes_params}
                 async with run.clients("simulator", entry.role, adapter=adapter) as clients:
                     system = System(entry.name, entry.framework, clients[entry.role], {**given, **entry.options})
                     path = run.paths.trajectories(domain, entry.name)
-                    rows = await rollout(tasks, system, clients["simulator"], databases[domain], run.params, path)
+                    rows = await rollout(tasks[domain][: number or None], system, clients["simulator"], databases[domain], run.params, path)
                 played[domain][entry.name] = rows
     return played
 

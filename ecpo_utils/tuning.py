@@ -9,7 +9,6 @@ from typing import Literal
 import pandas as pd
 
 from .core.artifacts import load_jsonl, write_jsonl, write_text
-from .core.errors import ParamsError
 from .core.schema import Domain, Item, PreferencePair, Rewrite, SFTExample, Task, Trajectory, Verdict
 from .dialogue.agents.actions import parse_action
 from .dialogue.agents.base import SYSTEM_ERROR
@@ -42,10 +41,7 @@ def domains_to_tune(run: Run) -> list[Domain]:
     Raises:
         ParamsError: If there are none.
     """
-    found = [domain for domain in run.domains if domain in run.params.tuning_domains]
-    if not found:
-        raise ParamsError(f"none of the domains {run.domains} is among tuning_domains {run.params.tuning_domains}; change one of the two")
-    return found
+    return run.domains_among("tuning_domains")
 
 
 async def play_expert(run: Run) -> Played:
@@ -177,7 +173,7 @@ def main_comparisons(run: Run) -> list[tuple[str, str]]:
 
 
 def cost_table(run: Run) -> pd.DataFrame:
-    """What each stage of the training data took: units, calls, tokens, seconds of calls; then the trainings' seconds. Per pair as well."""
+    """What each stage of the training data took: units, calls, tokens, in all and per pair; then the trainings' seconds."""
     rows = []
     for domain in domains_to_tune(run):
         stages: dict[str, Sequence[Trajectory | Rewrite]] = {
@@ -217,9 +213,9 @@ def load_cases(run: Run) -> list[Case]:
             for name in (SGPT, after)
         }
         verdicts = load_jsonl(run.need(run.paths.verdicts(domain, after, SGPT), "10_main_results"), Verdict)
-        for task_id, before in rows[SGPT].items():
+        for task_id in [task_id for task_id in rows[SGPT] if task_id in rows[after]]:
             judged = [verdict for verdict in verdicts if verdict.task_id == task_id]
-            cases.append(Case(before, rows[after][task_id], judged))
+            cases.append(Case(rows[SGPT][task_id], rows[after][task_id], judged))
     return cases
 
 

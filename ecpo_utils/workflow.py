@@ -28,10 +28,9 @@ NEEDS: dict[str, list[str]] = {
     "07_expectation_confirmation": ["06_sgpt"],
     "08_rewriting": ["07_expectation_confirmation", "05_judge_validation"],
     "09_preference_optimization": ["08_rewriting"],
-    "10_main_results": ["04_prompt_based_cras", "09_preference_optimization"],
+    "10_main_results": ["09_preference_optimization"],
     "11_case_studies": ["10_main_results"],
 }
-TUNING = "06"  # this notebook and later ones concern the domains in which a backbone is tuned
 
 # files that a module reads from the repository, which therefore count among the sources of a notebook
 DATA = {
@@ -41,6 +40,11 @@ DATA = {
     "ecpo_utils.dialogue.confirmation": "ecpo_utils/dialogue/*.json",
     "ecpo_utils.evaluate.paper": "ecpo_utils/evaluate/*.yaml",
 }
+
+
+def domains_parameter(name: str) -> str | None:
+    """Which parameter names the domains that a notebook plays in, where these are not all of the run's."""
+    return "cra_domains" if name.startswith("04") else "tuning_domains" if name >= "06" else None
 
 
 def _notebook_code(name: str) -> list[str]:

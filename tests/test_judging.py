@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -26,8 +27,10 @@ from ecpo_utils.judging import (
     judge_released,
     judge_systems,
     load_originals,
+    load_reliability,
     rule_damaged,
     sample_tasks,
+    save_reliability,
 )
 from ecpo_utils.run import open_run
 
@@ -62,7 +65,7 @@ def checkout(tmp_path, monkeypatch, stub_endpoint):
 @pytest.fixture
 def run(checkout):
     run = open_run("05_judge_validation", {"profile": "quick", "domains": ["book"]})
-    run.params.num_judge_pairs = 0
+    run.params.num_judge_pairs = run.params.num_simulation_tasks = 0
     return run
 
 
@@ -87,8 +90,20 @@ def test_originals_have_two_replies_or_more_and_come_from_notebook_03(run):
         load_originals(run)
     write_jsonl(run.paths.trajectories("book", "actcrs_expert"), [dialogue(0, *GOOD), dialogue(1, "One."), dialogue(2, *POOR)])
     assert [each.task_id for each in load_originals(run)] == ["book/u0/i", "book/u2/i"]
-    run.params.num_judge_pairs = 1
+    run.params.num_simulation_tasks = 2  # what other notebooks played further is none of notebook 03's
     assert [each.task_id for each in load_originals(run)] == ["book/u0/i"]
+    run.params.num_judge_pairs, run.params.num_simulation_tasks = 1, 0
+    assert [each.task_id for each in load_originals(run)] == ["book/u0/i"]
+
+
+def test_a_run_of_one_domain_quotes_its_own_judge_and_else_that_of_all(run):
+    whole = replace(run, paths=replace(run.paths, scope="all"))
+    with pytest.raises(ArtifactError, match="run notebooks/05_judge_validation.ipynb"):
+        load_reliability(run)
+    save_reliability(whole, "over all domains")
+    assert load_reliability(run) == load_reliability(whole) == "over all domains"
+    save_reliability(run, "book alone")
+    assert (load_reliability(run), load_reliability(whole)) == ("book alone", "over all domains")
 
 
 # systems of a run

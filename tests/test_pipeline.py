@@ -91,9 +91,11 @@ def test_snakemake_plans_the_chosen_notebooks_and_what_they_need(checkout, only,
 
 def test_a_domain_without_tuned_agents_ends_before_their_notebooks(checkout):
     params = load_profile(checkout / "params" / "quick.yaml")
-    assert pipeline._chosen(params, "", "game") == [name for name in NEEDS if name < "06"]
-    with pytest.raises(ParamsError, match="profile quick tunes no agent in 'game'; tuning_domains: book"):
+    assert pipeline._chosen(params, "", "game") == [name for name in NEEDS if name < "06" and not name.startswith("04")]
+    with pytest.raises(ParamsError, match="profile quick does not run 07_expectation_confirmation in 'game'; tuning_domains: book"):
         pipeline._chosen(params, "07", "game")
+    with pytest.raises(ParamsError, match="profile quick does not run 04_prompt_based_cras in 'game'; cra_domains: book"):
+        pipeline._chosen(params, "04", "game")
 
 
 def test_only_takes_the_first_digits_of_a_notebook(checkout):

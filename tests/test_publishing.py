@@ -112,6 +112,21 @@ def test_adapters_are_packed_without_checkpoints(run, tmp_path):
     assert [name for name in contents if "adapters" in name] == ["book/adapters/sgpt/adapter_model.safetensors"]
 
 
+def test_chats_with_a_person_stay_private_and_a_broken_off_publication_leaves_the_earlier_one(run, tmp_path, monkeypatch):
+    write_jsonl(run.paths.chats / "20260101-120000-1.jsonl", [dialogue("book", "actcrs_expert", 1)])
+    publish_run("quick")
+    contents = tmp_path / "results" / "quick" / publishing.CONTENTS
+    before = contents.read_bytes()
+    assert b"trajectories" in before and b"chats" not in before
+    write_jsonl(run.paths.trajectories("book", "actcrs_sgpt"), [dialogue("book", "actcrs_sgpt", 1)])
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(publishing, "sha256_file", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
+        publish_run("quick")
+    assert contents.read_bytes() == before and restore_run("quick", tmp_path / "elsewhere") > 0
+    publish_run("quick")
+    assert b"actcrs_sgpt" in contents.read_bytes()
+
+
 def test_every_exhibit_is_one_that_a_notebook_saves():
     """And the other way round, but for the table of the data, which needs the retriever."""
     saved = set()

@@ -110,8 +110,8 @@ class RunPaths:
         return self.domain(domain) / "verdicts" / f"{first}_vs_{second}.jsonl"
 
     def planted(self, flaw: str, severity: str) -> Path:
-        """Verdicts on dialogues of all domains against themselves with a planted flaw."""
-        return self.run / "planted_flaws" / f"{flaw}_{severity}.jsonl"
+        """Verdicts on dialogues of the scope's domains against themselves with a planted flaw."""
+        return self.run / "planted_flaws" / f"{flaw}_{severity}{self._suffix}.jsonl"
 
     @property
     def separation(self) -> Path:
@@ -120,7 +120,7 @@ class RunPaths:
 
     @property
     def reliability(self) -> Path:
-        return self.run / "judge_reliability.json"
+        return self.run / f"judge_reliability{self._suffix}.json"
 
     def figure(self, name: str) -> Path:
         """Stem of a figure or table; the writer adds .png, .pdf, .csv and .json."""

@@ -197,19 +197,22 @@ async def rollout(
 ) -> list[Trajectory]:
     """Play all tasks, `dialogues_in_flight` at a time, and write `path` line by line as dialogues end.
 
-    Rows that an earlier run left are kept if they have the same config and did not fail; at the end the
+    Rows that an earlier run left are kept if they have the same config and did not fail, and failed ones are played again; at the end the
     file holds one row per task, in task order, and after them those of further tasks that others played.
 
     Returns:
         The rows of `tasks`, in their order.
 
     Raises:
-        EndpointError: If no further call can succeed (wrong key, unknown model); finished rows stay.
+        EndpointError: If no further call can succeed (wrong key, unknown model), or five dialogues in a row failed otherwise than in
+            an earlier run; finished rows stay.
         ArtifactError: If the file cannot be written.
     """
     config = dialogue_config(system, simulator, params, database)
     wanted = {task.task_id for task in tasks}
-    old = {row.task_id: row for row in load_resumable(path, Trajectory) if row.config == config and row.status != "failed"}
+    earlier = [row for row in load_resumable(path, Trajectory) if row.config == config]
+    known_faults = {row.task_id: row.error for row in earlier if row.status == "failed"}
+    old = {row.task_id: row for row in earlier if row.status != "failed"}
     done = {task_id: row for task_id, row in old.items() if task_id in wanted}
     further = [row for task_id, row in old.items() if task_id not in wanted]
     write_jsonl(path, [*done.values(), *further])
@@ -220,7 +223,10 @@ async def rollout(
         row = await _trajectory(task, system, simulator, database, params, config)
         append_jsonl(path, row)
         done[task.task_id] = row
-        failed_in_a_row = failed_in_a_row + 1 if row.status == "failed" else 0
+        if row.status != "failed":
+            failed_in_a_row = 0
+        elif row.error != known_faults.get(task.task_id):  # a fault of the task itself comes again and says nothing of the endpoint
+            failed_in_a_row += 1
         if failed_in_a_row == MAX_FAILED_IN_A_ROW:
             raise EndpointError(
                 f"{failed_in_a_row} dialogues in a row failed, stopped; finished ones are kept in {path}. Last error: {row.error}"

@@ -9,6 +9,7 @@ import pandas as pd
 
 from ..core.schema import Trajectory, Verdict
 from .dialogues import render_dialogue
+from .metrics import is_success
 from .statistics import mean
 from .win_rates import group_pairs, preference
 
@@ -50,8 +51,8 @@ def case_table(cases: Sequence[Case]) -> pd.DataFrame:
                 "domain": case.before.domain,
                 "task": case.before.task_id,
                 "target": case.before.target.title,
-                "success_before": case.before.recommended_at is not None,
-                "success_after": case.after.recommended_at is not None,
+                "success_before": is_success(case.before),
+                "success_after": is_success(case.after),
                 "confirmation_before": before,
                 "confirmation_after": after,
                 "confirmation_gain": None if before is None or after is None else after - before,

@@ -10,7 +10,7 @@ import pandas as pd
 
 from ..core.schema import Domain, Trajectory, Verdict
 from .comparison import Comparison, PairedDifference, Values, compare_all, holm, tasks_needed
-from .metrics import summarize
+from .metrics import is_recalled, is_success, summarize
 from .paper import paper_results
 from .statistics import Rate, mean
 from .tables import Played, comparison_table, rate_columns
@@ -149,9 +149,9 @@ def system_comparisons(
     )
 
 
-def _user(task_id: str) -> str:
-    """DOMAIN/USER of DOMAIN/USER/ITEM; a task of the release, DOMAIN/ROW, stands alone."""
-    return task_id.rpartition("/")[0] if task_id.count("/") > 1 else task_id
+def _user(row: Trajectory) -> str:
+    """DOMAIN/USER of DOMAIN/USER/ITEM; tasks of the release, DOMAIN/ROW, by target, which both of a user's test tasks share."""
+    return row.task_id.rpartition("/")[0] if row.task_id.count("/") > 1 else f"{row.domain}/{row.target.item_id}"
 
 
 def _compare_domain(
@@ -159,7 +159,7 @@ def _compare_domain(
 ) -> list[Comparison]:
     judged = {name: None if name == against else verdicts.get((name, against), []) for name in systems}
     values = {name: _values(measure, rows, judged[name]) for name, rows in systems.items()}
-    users = {row.task_id: _user(row.task_id) for rows in systems.values() for row in rows}
+    users = {row.task_id: _user(row) for rows in systems.values() for row in rows}
     return compare_all(values, baseline, seed, groups=users)
 
 
@@ -168,8 +168,7 @@ def _values(measure: Measure, rows: Sequence[Trajectory], verdicts: Sequence[Ver
     if measure == "win":
         won = outcomes(verdicts or [])
         return {row.task_id: 0.5 if verdicts is None else won.get(row.task_id) for row in rows}
-    reached = {row.task_id: row.recommended_at if measure == "success" else row.retrieved_at for row in rows}
-    return {row.task_id: float(row.status not in ("failed", "leak") and reached[row.task_id] is not None) for row in rows}
+    return {row.task_id: float(is_success(row) if measure == "success" else is_recalled(row)) for row in rows}
 
 
 def _tasks_needed(paired: PairedDifference) -> int | None:

@@ -46,7 +46,7 @@ def subplots(columns: int, *, width: float = 3.4, height: float = 3.0) -> tuple[
 
 def mark_profile(figure: Figure, profile: str, remark: str = "") -> None:
     """Say which profile a figure is from, and that quick numbers are none to quote."""
-    note = "quick profile: a few tasks, not results" if profile == "quick" else f"profile {profile}"
+    note = "quick profile: a few tasks, not results" if profile.startswith("quick") else f"profile {profile}"
     lines = [textwrap.fill(line, int(19 * figure.get_figwidth())) for line in (*remark.splitlines(), note)]  # 19 characters to an inch
     figure.supxlabel("\n".join(lines), x=0.99, ha="right", fontsize=7, color="#777")  # the layout leaves room for it, not for a plain text
 

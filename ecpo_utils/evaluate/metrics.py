@@ -81,8 +81,8 @@ def summarize(trajectories: Sequence[Trajectory]) -> DialogueMetrics:
         n_failed=statuses["failed"],
         failed_share=proportion(statuses["failed"], n),
         leak_share=proportion(statuses["leak"], n),
-        success_rate=proportion(sum(_counts(t) and t.recommended_at is not None for t in trajectories), n),
-        recall=proportion(sum(_counts(t) and t.retrieved_at is not None for t in trajectories), n),
+        success_rate=proportion(sum(map(is_success, trajectories)), n),
+        recall=proportion(sum(map(is_recalled, trajectories)), n),
         mean_turns=mean(len(t.turns) for t in trajectories if t.status != "failed"),
         mean_confirmation=mean(_mean_score(t, "satisfaction") for t in trajectories),
         sub_scores={name: mean(_mean_score(t, name) for t in trajectories) for name in SUB_SCORES},
@@ -96,9 +96,14 @@ def summarize(trajectories: Sequence[Trajectory]) -> DialogueMetrics:
     )
 
 
-def _counts(trajectory: Trajectory) -> bool:
-    """A leaked or failed dialogue is never successful, whatever it reached."""
-    return trajectory.status not in ("leak", "failed")
+def is_success(trajectory: Trajectory) -> bool:
+    """Whether the agent named the target; a leaked or failed dialogue is never successful, whatever it reached."""
+    return trajectory.status not in ("leak", "failed") and trajectory.recommended_at is not None
+
+
+def is_recalled(trajectory: Trajectory) -> bool:
+    """Whether the agent retrieved the target, in a dialogue that counts."""
+    return trajectory.status not in ("leak", "failed") and trajectory.retrieved_at is not None
 
 
 def _replied(trajectory: Trajectory) -> list[Turn]:

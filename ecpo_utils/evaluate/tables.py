@@ -62,7 +62,7 @@ def simulation_table(played: Played, profile: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _cell(row: pd.Series, name: str, digits: int = 2, missing: str = "unscored") -> str:
+def rate_cell(row: pd.Series, name: str, digits: int = 2, missing: str = "unscored") -> str:
     """A value with its interval, and with its n where that is not the row's, e.g. "0.53 [0.43, 0.63] n=98"."""
     if pd.isna(row[name]):
         return missing
@@ -71,7 +71,7 @@ def _cell(row: pd.Series, name: str, digits: int = 2, missing: str = "unscored")
     return f"{row[name]:.{digits}f}{interval}" + ("" if n == row["n"] else f" n={n:.0f}")
 
 
-def _outcome_cells(row: pd.Series) -> dict[str, object]:
+def outcome_cells(row: pd.Series) -> dict[str, object]:
     """What the tables for reading begin with: who, how many, success and recall beside the paper's."""
     return {
         "domain": row["domain"],
@@ -79,10 +79,23 @@ def _outcome_cells(row: pd.Series) -> dict[str, object]:
         "n": row["n"],
         "failed": row["failed"],
         "leaks": row["leaks"],
-        "SR": _cell(row, "success_rate"),
+        "SR": rate_cell(row, "success_rate"),
         "SR paper": row["paper_SR"],
-        "R": _cell(row, "recall"),
+        "R": rate_cell(row, "recall"),
         "R paper": row["paper_R"],
+    }
+
+
+def win_cells(row: pd.Series) -> dict[str, object]:
+    """How a system fared before the judge, and what the verdicts were like; empty where there were none."""
+    return {
+        "WR": rate_cell(row, "win_rate") if row["win_rate_n"] or row["unscored_pairs"] else "",
+        "WR paper": row["paper_WR"],
+        "ties": "" if pd.isna(row["ties"]) else int(row["ties"]),
+        "undecided": row["undecided"],
+        "unscored": row["unscored_pairs"],
+        "flips": row["flips"],
+        "first shown": row["first_shown"],
     }
 
 
@@ -91,14 +104,14 @@ def short_simulation_table(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {
-                **_outcome_cells(row),
-                "turns": _cell(row, "mean_turns"),
-                "EC (0-5)": _cell(row, "mean_confirmation"),
-                "flexibility (0-2)": _cell(row, "flexibility"),
-                "coherence (0-2)": _cell(row, "coherence"),
-                "guidance (0-1)": _cell(row, "guidance"),
-                "agent calls": _cell(row, "agent_calls", 1, missing=""),
-                "tokens": _cell(row, "tokens", 0),
+                **outcome_cells(row),
+                "turns": rate_cell(row, "mean_turns"),
+                "EC (0-5)": rate_cell(row, "mean_confirmation"),
+                "flexibility (0-2)": rate_cell(row, "flexibility"),
+                "coherence (0-2)": rate_cell(row, "coherence"),
+                "guidance (0-1)": rate_cell(row, "guidance"),
+                "agent calls": rate_cell(row, "agent_calls", 1, missing=""),
+                "tokens": rate_cell(row, "tokens", 0),
             }
             for _, row in table.iterrows()
         ]
@@ -109,7 +122,7 @@ def short_conduct_table(table: pd.DataFrame) -> pd.DataFrame:
     """`dialogues.simulator_conduct` for reading: intervals in the cell."""
     columns = [name for name in table if not name.endswith(("_low", "_high", "_n"))]
     return pd.DataFrame(
-        [{name: _cell(row, name) if f"{name}_low" in row else row[name] for name in columns} for _, row in table.iterrows()]
+        [{name: rate_cell(row, name) if f"{name}_low" in row else row[name] for name in columns} for _, row in table.iterrows()]
     )
 
 
@@ -118,16 +131,10 @@ def short_cra_table(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {
-                **_outcome_cells(row),
-                "WR": _cell(row, "win_rate") if row["win_rate_n"] or row["unscored_pairs"] else "",
-                "WR paper": row["paper_WR"],
-                "ties": "" if pd.isna(row["ties"]) else int(row["ties"]),
-                "undecided": row["undecided"],
-                "unscored": row["unscored_pairs"],
-                "flips": row["flips"],
-                "first shown": row["first_shown"],
-                "calls/dialogue": _cell(row, "calls_per_dialogue", 1),
-                "calls/turn": _cell(row, "calls_per_turn", missing=""),
+                **outcome_cells(row),
+                **win_cells(row),
+                "calls/dialogue": rate_cell(row, "calls_per_dialogue", 1),
+                "calls/turn": rate_cell(row, "calls_per_turn", missing=""),
                 "queries/turn": None if pd.isna(row["queries_per_turn"]) else round(row["queries_per_turn"], 2),
                 "paper calls": row["paper_calls"],
                 "s/dialogue": None if pd.isna(row["seconds_per_dialogue"]) else round(row["seconds_per_dialogue"]),

@@ -32,7 +32,7 @@ def plot_faults(table: pd.DataFrame, profile: str) -> Figure:
     domains = list(dict.fromkeys(table["domain"]))
     figure, axes = subplots(len(domains), width=5.0)
     for axis, domain in zip(axes, domains, strict=True):
-        part = table[table["domain"] == domain]
+        part = table[table["domain"] == domain].astype({name: float for name in ("share", "share_low", "share_high")})
         systems, faults = list(dict.fromkeys(part["system"])), list(dict.fromkeys(part["fault"]))
         for number, system in enumerate(systems):
             rows = part[part["system"] == system]

@@ -15,7 +15,7 @@ from .cra_table import Judged, cra_table
 from .judges import DIMENSIONS
 from .paper import paper_results
 from .statistics import Rate, mean, proportion
-from .tables import Played, rate_columns
+from .tables import Played, outcome_cells, rate_cell, rate_columns, win_cells
 from .win_rates import win_rate
 
 FAULTS = ("system error", "repeats itself", "misses the message", "out of context", "no next step")
@@ -51,21 +51,19 @@ def tuned_table(played: Played, judged: Judged, profile: str) -> pd.DataFrame:
 
 
 def short_tuned_table(table: pd.DataFrame) -> pd.DataFrame:
-    """`tuned_table` for reading."""
-    columns = {"valid_actions": "valid actions", "success_rate": "SR", "recall": "R", "win_rate": "WR", "mean_confirmation": "EC (0-5)"}
-    short = table[["domain", "system", "n", "failed"]].copy()
-    for column, title in columns.items():
-        short[title] = [_interval(row, column) for _, row in table.iterrows()]
-        if (paper := {"SR": "paper_SR", "R": "paper_R", "WR": "paper_WR"}.get(title)) is not None:
-            short[f"{title} paper"] = table[paper]
-    short["words/reply"] = table["reply_words"].astype(float).round(1)
-    return short
-
-
-def _interval(row: pd.Series, name: str) -> str:
-    if pd.isna(row[name]):
-        return ""
-    return f"{row[name]:.2f} [{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]" if pd.notna(row[f"{name}_low"]) else f"{row[name]:.2f}"
+    """`tuned_table` for reading: intervals in the cell, with n where it is not the row's; the paper's value beside it."""
+    return pd.DataFrame(
+        [
+            {
+                **outcome_cells(row),
+                **win_cells(row),
+                "valid actions": rate_cell(row, "valid_actions"),
+                "EC (0-5)": rate_cell(row, "mean_confirmation"),
+                "words/reply": None if pd.isna(row["reply_words"]) else round(row["reply_words"], 1),
+            }
+            for _, row in table.iterrows()
+        ]
+    )
 
 
 def faults_of(turn: Turn, earlier: Iterable[Turn]) -> list[str]:
@@ -86,7 +84,10 @@ def faults_of(turn: Turn, earlier: Iterable[Turn]) -> list[str]:
 
 
 def fault_table(played: Played, profile: str) -> pd.DataFrame:
-    """Share of scored replies with each kind of fault, and their mean satisfaction 0-5, per domain and system."""
+    """Share of scored replies with each kind of fault, and their mean satisfaction 0-5, per domain and system.
+
+    The intervals take replies as independent, though one dialogue has several.
+    """
     rows = []
     for domain, systems in played.items():
         for name, trajectories in systems.items():
@@ -149,20 +150,32 @@ def _mean_words(texts: Iterable[str]) -> float | None:
     return mean(float(len(text.split())) for text in texts).value
 
 
-def rewrite_verdicts(judged: Mapping[Domain, Sequence[Verdict]], profile: str) -> pd.DataFrame:
-    """Rewritten replies against the originals: win, tie, lose beside the paper's. Paper: Table 5."""
+def rewrite_verdicts(
+    judged: Mapping[Domain, Sequence[Verdict]], rewrites: Mapping[Domain, Sequence[Rewrite]], profile: str
+) -> pd.DataFrame:
+    """Rewritten replies against the originals: win, tie, lose beside the paper's. Paper: Table 5.
+
+    Judged are rewrites that make a pair; where they were verified that is a choice, which the evaluator's name tells. The interval
+    takes pairs as independent, though one dialogue gives several.
+    """
     rows = []
     for domain, verdicts in judged.items():
         found = win_rate(verdicts)
         total = found.wins + found.ties + found.losses
         rows.append(
-            {"domain": domain, "profile": profile, "evaluator": "judge of this run", "n": total, "unscored": found.num_unscored}
+            {"domain": domain, "profile": profile, "evaluator": _evaluator(rewrites[domain]), "n": total, "unscored": found.num_unscored}
             | {name: value / total if total else None for name, value in (("win", found.wins), ("tie", found.ties), ("lose", found.losses))}
             | rate_columns("win_rate", found.rate)
         )
     for evaluator, values in paper_results()["table5"].items():
         rows.append({"domain": "all", "profile": "paper", "evaluator": evaluator, **values})
     return pd.DataFrame(rows)
+
+
+def _evaluator(records: Sequence[Rewrite]) -> str:
+    pairs = sum(record.dropped is None for record in records)
+    verified = any(record.score_after is not None for record in records)
+    return f"judge of this run, of the {pairs} verified among {len(records)} rewrites" if verified else "judge of this run"
 
 
 def curve_table(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> pd.DataFrame:

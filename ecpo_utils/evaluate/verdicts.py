@@ -31,10 +31,11 @@ async def judge_pairs(
         keep_others: Whether verdicts on further tasks, which another stage asked for, stay in the file, at its end.
 
     Raises:
-        EndpointError: If no further call can succeed, or the endpoint failed on five pairs in a row; finished verdicts stay.
+        EndpointError: If no further call can succeed, or the endpoint failed on five pairs in a row, otherwise than in an earlier
+            run; finished verdicts stay.
         ArtifactError: If the file cannot be written.
     """
-    done, others = _earlier(judge, pairs, first, second, path) if path else ({}, [])
+    done, others, known_faults = _earlier(judge, pairs, first, second, path) if path else ({}, [], set())
     others = others if keep_others else []
     failed_in_a_row = 0
 
@@ -43,7 +44,10 @@ async def judge_pairs(
         verdicts = await judge.compare(pair, first=first, second=second)
         done[pair[0].task_id] = verdicts
         failing = next((verdict.error for verdict in verdicts if (verdict.error or "").startswith("EndpointError")), None)
-        failed_in_a_row = failed_in_a_row + 1 if failing else 0
+        if not failing:
+            failed_in_a_row = 0
+        elif (pair[0].task_id, failing) not in known_faults:  # a fault of the pair itself comes again and says nothing of the endpoint
+            failed_in_a_row += 1
         if path:
             for verdict in verdicts:
                 append_jsonl(path, verdict)
@@ -88,16 +92,22 @@ def rule_verdicts(pairs: Sequence[Pair], *, first: str, second: str) -> list[Ver
 
 def _earlier(
     judge: Judge, pairs: Sequence[Pair], first: str, second: str, path: Path
-) -> tuple[dict[str, list[Verdict]], list[Verdict]]:
-    """Verdicts of an earlier run that still hold, by task and under today's names, and those on other tasks; the file keeps these."""
+) -> tuple[dict[str, list[Verdict]], list[Verdict], set[tuple[str, str]]]:
+    """Verdicts of an earlier run that still hold, by task and under today's names, and those on other tasks; the file keeps these.
+
+    Third, what failed then: task and error.
+    """
     wanted = {pair[0].task_id: judge.config(pair) for pair in pairs}
     found: dict[str, dict[str, Verdict]] = {}
     others: list[Verdict] = []
+    faults: set[tuple[str, str]] = set()
     for row in load_resumable(path, Verdict):
         if row.task_id not in wanted:
             others.append(row)
         elif row.error is None and wanted[row.task_id] == row.config:
             found.setdefault(row.task_id, {})[row.shown_first] = row.model_copy(update={"first": first, "second": second})
+        elif row.error:
+            faults.add((row.task_id, row.error))
     done = {task: [orders[name] for name in judge.orders] for task, orders in found.items() if set(orders) == set(judge.orders)}
     write_jsonl(path, [*(row for rows in done.values() for row in rows), *others])
-    return done, others
+    return done, others, faults

@@ -84,7 +84,8 @@ async def rewrite_turns(
         EndpointError: If no further call can succeed; finished records stay.
     """
     selected, config = select_turns(rows, threshold), _config(client, confirmer)
-    wanted = {(row.task_id, turn.index): _blank(row, turn, config) for row, turn in selected}
+    # the dialogue's own digest stands for how a confirmation is made
+    wanted = {(row.task_id, turn.index): _blank(row, turn, digest([config, row.config]) if confirmer else config) for row, turn in selected}
     old = {(r.task_id, r.turn): r for r in load_resumable(path, Rewrite)}
     done = {key: r for key, r in old.items() if key in wanted and _is_current(r, wanted[key])}
     write_jsonl(path, done.values())

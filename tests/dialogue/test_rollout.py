@@ -273,6 +273,8 @@ def test_failures_that_are_not_in_a_row_do_not_stop_the_stage(play, study, signe
     study.scripts["agent"] = lambda body: "Ask[Alone?]" if any(of_task(t, body) for t in good) else Reply("no", status=400)
     rows = play(SIGNED, max_turns=1, dialogues_in_flight=1)
     assert [row.status for row in rows].count("failed") == 8 and len(rows) == 12
+    again = play(SIGNED, max_turns=1, dialogues_in_flight=1)  # only the eight are played, each with the fault it had
+    assert [row.status for row in again] == [row.status for row in rows]
 
 
 # going on

@@ -117,16 +117,18 @@ def test_one_family_of_comparisons_per_measure_over_all_domains(played, judged):
         assert len(family) == 6 and family["p_holm"].tolist() == holm(family["p_value"].tolist())
 
 
-def test_tasks_of_one_user_are_one_group_and_released_tasks_stand_alone(played, judged):
-    def renamed(name):
-        systems = played["book"].items()
-        return {"book": {s: [row.model_copy(update={"task_id": name(i)}) for i, row in enumerate(rows)] for s, rows in systems}}
+def test_tasks_of_one_user_are_one_group_and_so_are_released_tasks_with_one_target(played, judged):
+    def renamed(name, item_id):
+        def changed(row, i):
+            return row.model_copy(update={"task_id": name(i), "target": row.target.model_copy(update={"item_id": item_id(i)})})
 
-    def groups(name):
-        return set(system_comparisons(renamed(name), {}, "actcrs_expert", seed=0, measures=("success",))["groups"])
+        return {"book": {s: [changed(row, i) for i, row in enumerate(rows)] for s, rows in played["book"].items()}}
 
-    assert groups(lambda i: f"book/u{i // 2}/{i}") == {2}
-    assert groups(lambda i: f"book/{i}") == {4}
+    def groups(name, item_id=str):
+        return set(system_comparisons(renamed(name, item_id), {}, "actcrs_expert", seed=0, measures=("success",))["groups"])
+
+    assert groups(lambda i: f"book/u{i // 2}/{i}") == {2} and groups(lambda i: f"book/u{i}/{i}", lambda i: "1") == {4}
+    assert groups(lambda i: f"book/{i}") == {4} and groups(lambda i: f"book/{i}", lambda i: str(i // 2)) == {2}
 
 
 def test_unjudged_pairs_are_unscored_and_without_the_baseline_there_is_nothing_to_compare(played):

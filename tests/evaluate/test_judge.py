@@ -312,6 +312,15 @@ def test_an_endpoint_that_fails_on_one_pair_leaves_the_others_scored(stub_endpoi
 # faults that stop the stage
 
 
+def test_five_failing_pairs_in_a_row_stop_the_stage_but_not_with_the_faults_that_they_had(stub_endpoint, make_judge, compare, tmp_path):
+    pairs, path = pairs_of("z", *"abcdefg"), tmp_path / "v.jsonl"
+    stub_endpoint.answer = lambda body: prefers_good(body) if conversations(body)[0].endswith("z") else Reply("too long", status=400)
+    with pytest.raises(EndpointError, match="the judge failed on 5 pairs in a row, stopped"):
+        compare(make_judge(WORDS), pairs, path)
+    rows = compare(make_judge(WORDS), pairs, path)  # five faults come again, two are new
+    assert [bool(row.error) for row in rows[::2]] == [False] + [True] * 7
+
+
 @pytest.mark.parametrize("reply", [Reply("1"), Reply("1", logprobs=[]), Reply("logprobs are not supported by this model", status=400)])
 def test_a_judge_without_log_probabilities_stops_tokens_mode_and_names_the_parameter(stub_endpoint, make_judge, compare, tmp_path, reply):
     stub_endpoint.answer = lambda body: reply

@@ -48,8 +48,8 @@ def verdict(task, first, second, value):
     return Verdict(task_id=f"book/u{task}/i", first=first, second=second, shown_first="apart", scores=scores, measures=measures)
 
 
-def rewrite(task, original="Ask[One two?]", rewritten="Ask[One three?]", dropped=None, kept_words=0.5):
-    texts = {"original": original, "rewritten": rewritten, "reason": "r"}
+def rewrite(task, original="Ask[One two?]", rewritten="Ask[One three?]", dropped=None, kept_words=0.5, score_after=None):
+    texts = {"original": original, "rewritten": rewritten, "reason": "r", "score_after": score_after}
     return Rewrite(task_id=f"book/u{task}/i", turn=0, prompt=[], score=2, dropped=dropped, kept_words=kept_words, **texts)
 
 
@@ -76,6 +76,8 @@ def test_fault_table_counts_scored_replies_only():
     assert table.loc["no next step", "share"] == 0.5 and table.loc["no next step", "mean_satisfaction"] == 4.0
     assert table.loc["none", "share"] == 0.5 and table["share_n"].unique().tolist() == [2]
     assert len(plot_faults(table.reset_index(), "cpu").axes) == 1
+    none_scored = fault_table({"book": {"actcrs_sgpt": [dialogue(0, turn(0, "A", Confirmation(error="unscored")))]}}, "cpu")
+    assert none_scored["share"].isna().all() and len(plot_faults(none_scored, "cpu").axes) == 1
 
 
 def test_the_lowest_scored_dialogue_is_shown():
@@ -92,8 +94,12 @@ def test_rewrite_table_counts_pairs_and_drops_by_reason():
 
 def test_table5_has_our_shares_above_the_papers():
     verdicts = [verdict(task, "rewritten", "original", value) for task, value in enumerate((0.9, 0.9, 0.5, 0.1))]
-    table = rewrite_verdicts({"book": verdicts}, "cpu")
+    table = rewrite_verdicts({"book": verdicts}, {"book": [rewrite(task) for task in range(4)]}, "cpu")
     ours = table.iloc[0]
+    assert ours["evaluator"] == "judge of this run"
+    verified = {"book": [rewrite(0, score_after=5), rewrite(1, score_after=1, dropped="no better score")]}
+    chosen = rewrite_verdicts({"book": verdicts[:1]}, verified, "cpu").iloc[0]["evaluator"]
+    assert chosen == "judge of this run, of the 1 verified among 2 rewrites"
     assert (ours["win"], ours["tie"], ours["lose"], ours["n"]) == (0.5, 0.25, 0.25, 4)
     assert table[table["evaluator"] == "gpt4o"]["win"].item() == 0.64
     assert len(plot_rewrites(table).axes) == 1
@@ -123,7 +129,12 @@ def test_main_table_has_valid_actions_and_the_papers_lower_half():
     table = tuned_table(played, judged, "cpu")
     row = table.iloc[0]
     assert (row["success_rate"], row["paper_SR"], row["win_rate"], row["valid_actions"], row["reply_words"]) == (0.25, 0.54, 1.0, 1.0, 2.0)
-    assert "0.25 [" in short_tuned_table(table).iloc[0]["SR"]
+    short = short_tuned_table(table).iloc[0]
+    assert "0.25 [" in short["SR"] and short["WR"].startswith("1.00 [") and short["unscored"] == 0
+    judged["book"]["actcrs_sgpt", "actcrs_expert"][0].error = "no answer"
+    judged["book"]["actcrs_sgpt", "actcrs_expert"][0].scores = {}
+    short = short_tuned_table(tuned_table(played, judged, "cpu")).iloc[0]
+    assert short["WR"].endswith("n=3") and short["unscored"] == 1
 
 
 def test_cases_show_where_dialogues_part_and_who_wins():
@@ -133,5 +144,7 @@ def test_cases_show_where_dialogues_part_and_who_wins():
     table = case_table(cases)
     assert table["first_difference"].tolist()[0] == 1 and table["judge"].tolist()[0] == pytest.approx(0.3)
     assert table["confirmation_gain"].tolist() == [-0.5, 0.0] and table["success_after"].tolist() == [True, False]
+    leaked = case_table([Case(before, after.model_copy(update={"status": "leak"}))])
+    assert leaked["success_after"].tolist() == [False]
     assert math.isnan(table["judge"].tolist()[1]) and "part in turn 2" in render_case(cases[0])
     assert "the same in every turn" in render_case(cases[1])

@@ -122,9 +122,16 @@ def test_what_is_missing_names_its_notebook(run, scripts):
             stage(run)
     with pytest.raises(ArtifactError, match="adapter_model.safetensors is missing; run notebooks/09_preference_optimization"):
         simulation.find_adapter(run, "game", "dpo")
-    run.params.tuning_domains = ["book"]
+    asyncio.run(preparation.prepare_personas(run))
+    preparation.prepare_tasks(run)
+    with pytest.raises(ArtifactError, match="adapter_model.safetensors is missing; run notebooks/06_sgpt"):
+        asyncio.run(tuning.play_main(run))
+    assert not run.paths.trajectories("game", "actcrs_expert").exists()  # known before the first dialogue
+    run.params.tuning_domains = run.params.cra_domains = ["book"]
     with pytest.raises(ParamsError, match=r"none of the domains \['game'\] is among tuning_domains \['book'\]"):
         tuning.domains_to_tune(run)
+    with pytest.raises(ParamsError, match=r"none of the domains \['game'\] is among cra_domains \['book'\]"):
+        asyncio.run(simulation.simulate_frameworks(run))
 
 
 def test_exports_of_a_run(run, scripts, tmp_path):
