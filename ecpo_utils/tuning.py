@@ -89,7 +89,7 @@ async def rewrite_replies(run: Run, played: Played) -> dict[Domain, list[Rewrite
             rows = [row for each in systems.values() for row in each]
             path = run.paths.rewrites(domain, "sgpt")
             options = {"threshold": run.params.satisfaction_threshold, "path": path, "confirmer": confirmer}
-            found[domain] = await rewrite_turns(rows, clients["rewriter"], items, **options)
+            found[domain] = await rewrite_turns(rows, clients["rewriter"], items, mode=run.params.rewriter_mode, **options)
             write_jsonl(run.paths.pairs(domain, "sgpt"), build_pairs(found[domain]))
     return found
 

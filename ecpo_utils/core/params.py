@@ -120,6 +120,7 @@ class Params(BaseModel):
 
     # judge, section B.5
     judge_mode: str  # a name in evaluate/judges
+    rewriter_mode: Literal["narrow", "full"]
     judge_max_words: int = Field(ge=0)
     num_judge_pairs: int = Field(ge=0)
 

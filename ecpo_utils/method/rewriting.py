@@ -6,13 +6,14 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from ..core.artifacts import append_jsonl, digest, load_resumable, write_jsonl
 from ..core.concurrency import map_bounded
-from ..core.errors import EndpointError, TrainingError
+from ..core.errors import EndpointError, ParseError, TrainingError
 from ..core.matching import mentions_title, normalise
 from ..core.quoting import quote_for_agents
-from ..core.schema import Item, Message, PreferencePair, Rewrite, Step, Trajectory, Turn
+from ..core.schema import Action, Item, Message, PreferencePair, Rewrite, Step, Trajectory, Turn
 from ..dialogue.agents.actions import parse_action, render_action
 from ..dialogue.agents.base import NOUNS, SYSTEM_ERROR, render_items
 from ..dialogue.confirmation import Confirmer
@@ -20,12 +21,16 @@ from ..dialogue.simulator import echoes
 from ..dialogue.wishes import target_wishes
 from ..llm.client import ChatClient, Meter
 from ..llm.prompts import load_examples, load_prompt, render
+from . import narrow_rewriter
+from .narrow_rewriter import NarrowRewriter
 
+RewriterMode = Literal["narrow", "full"]
+PROMPTS = ("rewrite_system", "rewrite_examples", "rewrite_request")
 REWRITE_TOKENS = 200
 MAX_WORDS = 80  # about as many as an agent may write in one action
 NO_ACTION = "none, the user read an error message"
 APOLOGY = SYSTEM_ERROR.partition(".")[0]
-LENGTHENED = 1.5, 15  # a rewrite may have so many times the words of the original and so many more
+LENGTHENED = 1.5, 15  # an action of the same kind may have so many times the words of the original and so many more
 SHORTEST_TITLE = 7  # characters: shorter titles ("It", "Emma") are words of any reply; in quotes they are found all the same
 _ANSWER = re.compile(r"^\s*(?:change\s*:\s*(?P<thought>.*?))?\s*^\s*action\s*:\s*(?P<action>.*)", re.IGNORECASE | re.DOTALL | re.MULTILINE)
 _SENTENCE = re.compile(r"[^.!?]+[.!?]*")
@@ -63,6 +68,7 @@ async def rewrite_turns(
     *,
     threshold: int,
     path: Path,
+    mode: RewriterMode = "full",
     confirmer: Confirmer | None = None,
 ) -> list[Rewrite]:
     """Send every unsatisfactory reply to the rewriter and write `path` line by line; resumes.
@@ -73,6 +79,7 @@ async def rewrite_turns(
         items: The database's items by id, for what the agent had found.
         threshold: Lambda, 0-5: turns scored at or under it.
         path: The records' file.
+        mode: "full": the rewriter writes the whole action, as in the paper; "narrow": single sentences, for small models.
         confirmer: Scores each rewrite in its place; one that scores no higher than the original makes no pair. None, as in
             the paper: every rewrite is taken to be better.
 
@@ -83,7 +90,7 @@ async def rewrite_turns(
         TrainingError: If no turn is scored that low.
         EndpointError: If no further call can succeed; finished records stay.
     """
-    selected, config = select_turns(rows, threshold), _config(client, confirmer)
+    selected, config = select_turns(rows, threshold), _config(client, mode, confirmer)
     # the dialogue's own digest stands for how a confirmation is made
     wanted = {(row.task_id, turn.index): _blank(row, turn, digest([config, row.config]) if confirmer else config) for row, turn in selected}
     old = {(r.task_id, r.turn): r for r in load_resumable(path, Rewrite)}
@@ -93,7 +100,7 @@ async def rewrite_turns(
     async def one(pair: tuple[Trajectory, Turn]) -> None:
         row, turn = pair
         key = row.task_id, turn.index
-        record = await _rewrite(row, turn, wanted[key], client, items, confirmer)
+        record = await _rewrite(row, turn, wanted[key], client, items, mode, confirmer)
         append_jsonl(path, record)
         done[key] = record
 
@@ -104,33 +111,54 @@ async def rewrite_turns(
     return records
 
 
-def _config(client: ChatClient, confirmer: Confirmer | None) -> str:
-    texts = [load_prompt(name) for name in ("rewrite_system", "rewrite_examples", "rewrite_request")]
-    return digest([client.identity, confirmer and [confirmer.client.identity, confirmer.mode], texts, Path(__file__).read_text("utf-8")])
+def _config(client: ChatClient, mode: RewriterMode, confirmer: Confirmer | None) -> str:
+    texts = [load_prompt(name) for name in (PROMPTS if mode == "full" else narrow_rewriter.PROMPTS)]
+    code = [Path(module).read_text("utf-8") for module in (__file__, narrow_rewriter.__file__)]
+    return digest([client.identity, mode, confirmer and [confirmer.client.identity, confirmer.mode], texts, code])
 
 
 async def _rewrite(
-    row: Trajectory, turn: Turn, record: Rewrite, client: ChatClient, items: Mapping[str, Item], confirmer: Confirmer | None
+    row: Trajectory,
+    turn: Turn,
+    record: Rewrite,
+    client: ChatClient,
+    items: Mapping[str, Item],
+    mode: RewriterMode,
+    confirmer: Confirmer | None,
 ) -> Rewrite:
     """One reply and its repair, with the reason why it makes no pair, if so."""
     if not record.original.strip():
         return record.model_copy(update={"dropped": "empty original"})
     seen, meter = _seen_items(row, turn, items), Meter()
-    messages = [
-        {"role": "system", "content": render("rewrite_system", noun=NOUNS[row.domain])},
-        *load_examples("rewrite_examples"),
-        {"role": "user", "content": _request(row, turn, record, seen)},
-    ]
     try:
-        answer = await client.complete(messages, max_tokens=REWRITE_TOKENS, meter=meter)
-        found = _read(record, answer.text, row, turn, seen, items)
+        if mode == "narrow":
+            thought, action = await NarrowRewriter(client, meter).rewrite(row, turn, seen, is_error=_is_error(turn))
+        else:
+            thought, action = await _rewrite_whole(row, turn, record, seen, client, meter)
+        found = _checked(record, thought, action, row, turn, seen, items)
         if confirmer and found.dropped is None:
             found = await _confirmed(found, row, turn, confirmer, meter)
     except EndpointError as error:
         if error.fatal:
             raise
         return record.model_copy(update={"dropped": "endpoint error", "thought": str(error)})
+    except ParseError as error:
+        return record.model_copy(update={"dropped": "unreadable answer", "thought": str(error)})
     return found.model_copy(update={"usage": meter.by_role})
+
+
+async def _rewrite_whole(
+    row: Trajectory, turn: Turn, record: Rewrite, seen: Sequence[Item], client: ChatClient, meter: Meter
+) -> tuple[str, Action]:
+    """What is to change, and the action, as the rewriter writes them in one answer."""
+    messages = [
+        {"role": "system", "content": render("rewrite_system", noun=NOUNS[row.domain])},
+        *load_examples("rewrite_examples"),
+        {"role": "user", "content": _request(row, turn, record, seen)},
+    ]
+    text = (await client.complete(messages, max_tokens=REWRITE_TOKENS, meter=meter)).text
+    match = _ANSWER.search(text)
+    return ((match and match["thought"]) or "").strip(), parse_action(match["action"] if match else text)
 
 
 async def _confirmed(record: Rewrite, row: Trajectory, turn: Turn, confirmer: Confirmer, meter: Meter) -> Rewrite:
@@ -221,12 +249,12 @@ def _is_error(turn: Turn) -> bool:
     return (turn.reply or "").startswith(APOLOGY) or turn.steps[-1].is_unusable
 
 
-def _read(record: Rewrite, text: str, row: Trajectory, turn: Turn, seen: Sequence[Item], items: Mapping[str, Item]) -> Rewrite:
-    """Read an answer and decide whether it makes a pair."""
-    match = _ANSWER.search(text)
-    action = parse_action(match["action"] if match else text)
+def _checked(
+    record: Rewrite, thought: str, action: Action, row: Trajectory, turn: Turn, seen: Sequence[Item], items: Mapping[str, Item]
+) -> Rewrite:
+    """The record with the repaired action, and why it makes no pair, if so."""
     rewritten = render_action(action)
-    changes = {"thought": ((match and match["thought"]) or "").strip(), "rewritten": rewritten}
+    changes = {"thought": thought, "rewritten": rewritten}
     if action.type != "invalid":
         changes["kept_words"] = kept_words(record.original, rewritten)
     seen_titles, titles = [item.title for item in seen], [item.title for item in items.values()]
@@ -243,7 +271,9 @@ def _read(record: Rewrite, text: str, row: Trajectory, turn: Turn, seen: Sequenc
         "the target is not named any more": mentions_title(record.original, row.target.title)
         and not mentions_title(action.argument, row.target.title),
         "another kind of action without a reason": not _may_be(action.type, row, turn),
-        "much longer": not _is_error(turn) and len(rewritten.split()) > LENGTHENED[0] * len(record.original.split()) + LENGTHENED[1],
+        "much longer": not _is_error(turn)
+        and action.type == turn.steps[-1].action.type
+        and len(rewritten.split()) > LENGTHENED[0] * len(record.original.split()) + LENGTHENED[1],
     }
     dropped = next((fault for fault, applies in faults.items() if applies), None)
     return record.model_copy(update={**changes, "dropped": dropped})
