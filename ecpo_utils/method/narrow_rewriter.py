@@ -23,7 +23,9 @@ PROMPTS = (*(f"narrow_rewrite_{purpose}_{part}" for purpose in PURPOSES for part
            "narrow_rewrite_entry", "narrow_rewrite_so_far")  # fmt: skip
 MAX_ENTRIES = 6  # that the model reads, the latest ones
 NUM_RECOMMENDED = 2
+MAX_WORDS = 80  # about as many as an agent may write in one action
 LAST_MESSAGES = 3  # of the customer
+LONG_WORD = 5  # letters: of shorter words any two sentences share some
 SENTENCE_TOKENS = {"opening": 20, "pitch": 32, "question": 20}
 _QUESTION_AT_END = re.compile(r"\s*[^.!?\"\u201d]*\?\s*$")
 _SENTENCE = re.compile(r".*?\w\w[\"\u201d)]?[.!?](?=\s|$)")  # an initial, as in "M. R. James", ends none
@@ -52,9 +54,9 @@ class NarrowRewriter:
         """
         ec, earlier = turn.confirmation, row.turns[: turn.index]
         repeats = normalise(turn.reply or "") in {normalise(each.reply or "") for each in earlier}
-        said = [each.user_message for each in row.turns[: turn.index + 1]][-LAST_MESSAGES:]
-        changes, opening = [], ""
         kept = "" if is_error or repeats else parse_action(turn.steps[-1].output).argument
+        kind = turn.steps[-1].action.type if kept else "ask"
+        changes, opening, question, bodies = [], "", "", [kept]
         if ec.flexibility < 2 or not kept:
             changes.append("take up what the user said")
             opening = await self._sentence("opening", quote_for_users(turn.user_message))
@@ -63,26 +65,32 @@ class NarrowRewriter:
         entries = [item for item in seen if not any(mentions_title(each.reply or "", item.title) for each in earlier)]
         if entries and (ec.coherence < 2 or not kept):
             changes.append("recommend what fits")
-            kept, kind = await self._recommendation(" / ".join(said), entries[:MAX_ENTRIES]), "recommend"
-        else:
-            kind = turn.steps[-1].action.type if kept else "ask"
-        if ec.guidance < 1 or not kept or "recommend what fits" in changes:
+            said = [each.user_message for each in row.turns[: turn.index + 1]][-LAST_MESSAGES:]
+            kind, bodies = "recommend", await self._recommend(" / ".join(said), entries[:MAX_ENTRIES])
+        if ec.guidance < 1 or bodies != [kept] or not kept:
             changes.append("offer a next step")
-            kept = _QUESTION_AT_END.sub("", kept)
-            answer = " ".join(filter(None, (opening, kept)))
-            values = {"said": quote_for_users(turn.user_message), "answer": quote_for_users(answer)}
-            kept = f"{kept} {await self._sentence('question', render('narrow_rewrite_so_far', **values))}"
-        text = " ".join(" ".join((opening, kept)).split())
-        return "; ".join(changes), parse_action(f"{_FORMS.get(kind, 'Response')}[{text}]")
+            bodies = [_QUESTION_AT_END.sub("", body) if body == kept else body for body in bodies]
+            values = {"said": quote_for_users(turn.user_message), "answer": quote_for_users(f"{opening} {bodies[0]}".strip())}
+            question = await self._sentence("question", render("narrow_rewrite_so_far", **values))
+        forms = [f"{begin} {body} {question}".split() for begin, body in ((opening, bodies[0]), (opening, bodies[-1]), ("", bodies[-1]))]
+        words = next((form for form in forms if len(form) <= MAX_WORDS), forms[-1])
+        return "; ".join(changes), parse_action(f"{_FORMS.get(kind, 'Response')}[{' '.join(words)}]")
 
-    async def _recommendation(self, said: str, entries: Sequence[Item]) -> str:
-        """The entries that suit best, each with a sentence on what it is about."""
-        fits = [(await self.client.choose(self._messages("fit", self._entry(said, item)), ["yes", "no"], meter=self.meter))["yes"]
-                for item in entries]  # fmt: skip
-        best = sorted(range(len(entries)), key=lambda i: -fits[i])[:NUM_RECOMMENDED]
-        pitches = [await self._sentence("pitch", self._entry(said, entries[i])) for i in best]
-        names = [f'How about "{entries[i].title}"?' if place == 0 else f'Or "{entries[i].title}"?' for place, i in enumerate(best)]
-        return " ".join(f"{name} {pitch}" for name, pitch in zip(names, pitches, strict=True))
+    async def _recommend(self, said: str, entries: Sequence[Item]) -> list[str]:
+        """The entries that suit best, each with a sentence on what it is about; second, in fewer words."""
+        asked = [self._messages("fit", self._entry(said, item)) for item in entries]
+        fits = [(await self.client.choose(messages, ["yes", "no"], meter=self.meter))["yes"] for messages in asked]
+        best = [entries[i] for i in sorted(range(len(entries)), key=lambda i: -fits[i])[:NUM_RECOMMENDED]]
+        first, *others = [f'How about "{item.title}"? {await self._pitch(said, item)}' for item in best]
+        named = [f'Or "{item.title}"?' for item in best[1:]]
+        return [" ".join([first, *(other.replace("How about", "Or", 1) for other in others)]), " ".join([first, *named])]
+
+    async def _pitch(self, said: str, item: Item) -> str:
+        """A sentence on an entry; none where it says other things than the entry does."""
+        pitch = await self._sentence("pitch", self._entry(said, item))
+        known = set(normalise(f"{item.title} {item.description} {' '.join(item.categories)}").split())
+        telling = [word for word in normalise(pitch).split() if len(word) >= LONG_WORD]
+        return pitch if sum(word in known for word in telling) >= len(telling) / 2 else ""
 
     def _entry(self, said: str, item: Item) -> str:
         return render("narrow_rewrite_entry", said=quote_for_users(said), entry=render_items([item]).partition(" ")[2])

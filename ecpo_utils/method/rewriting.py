@@ -22,12 +22,11 @@ from ..dialogue.wishes import target_wishes
 from ..llm.client import ChatClient, Meter
 from ..llm.prompts import load_examples, load_prompt, render
 from . import narrow_rewriter
-from .narrow_rewriter import NarrowRewriter
+from .narrow_rewriter import MAX_WORDS, NarrowRewriter
 
 RewriterMode = Literal["narrow", "full"]
 PROMPTS = ("rewrite_system", "rewrite_examples", "rewrite_request")
 REWRITE_TOKENS = 200
-MAX_WORDS = 80  # about as many as an agent may write in one action
 NO_ACTION = "none, the user read an error message"
 APOLOGY = SYSTEM_ERROR.partition(".")[0]
 LENGTHENED = 1.5, 15  # an action of the same kind may have so many times the words of the original and so many more
@@ -265,7 +264,8 @@ def _checked(
         "a search, which the user never reads": action.type == "search",
         "unchanged": rewritten.split() == record.original.split(),
         "longer than an agent may write": len(action.argument.split()) > MAX_WORDS,
-        "an error message, or the user's own words": APOLOGY in action.argument or _echoes_user(action.argument, spoken_before(row, turn)),
+        "an error message, or the user's own words": APOLOGY in action.argument
+        or _echoes_user(action.argument, spoken_before(row, turn), seen),
         "a title that was never retrieved": invents_title(action.argument, seen_titles, titles, spoken),
         "facts that only the reason holds": bool(unsaid_names(action.argument, record.reason, known)),
         "the target is not named any more": mentions_title(record.original, row.target.title)
@@ -288,11 +288,18 @@ def _may_be(kind: str, row: Trajectory, turn: Turn) -> bool:
     return kind in (turn.steps[-1].action.type, "recommend") or normalise(turn.reply or "") in said
 
 
-def _echoes_user(text: str, spoken: Sequence[Message]) -> bool:
-    """Whether a rewrite, or a whole sentence of it, is what the user had said."""
+def _echoes_user(text: str, spoken: Sequence[Message], seen: Sequence[Item]) -> bool:
+    """Whether a rewrite, or a whole sentence of it, is what the user had said and no entry's description says."""
     said = [normalise(message["content"]) for message in spoken if message["role"] == "user"]
-    sentences = [part for part in map(normalise, _SENTENCE.findall(text)) if len(part.split()) >= 8]
+    described = " ".join(normalise(item.description) for item in seen)
+    sentences = [part for part in map(normalise, _SENTENCE.findall(text)) if len(part.split()) >= 8 and not _stands_in(part, described)]
     return any(echoes(part, other) for part in [normalise(text), *sentences] for other in said)
+
+
+def _stands_in(sentence: str, text: str) -> bool:
+    """Whether eight words of a sentence stand in a text in their order."""
+    words = sentence.split()
+    return any(" ".join(words[i : i + 8]) in text for i in range(len(words) - 7))
 
 
 def unsaid_names(text: str, reason: str, known: str) -> set[str]:
