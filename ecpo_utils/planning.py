@@ -100,7 +100,7 @@ class Plan:
         played = params.num_ecpo_tasks * len(domains)
         self._dialogues("07 confirmation", "cra", played)
         replies = played * params.max_turns * self.units["share_of_turns_rewritten"]
-        self._add("08 rewriting", "rewriter", replies, self.units["rewrite"])
+        self._add("08 rewriting", "rewriter", replies, self.units["rewriters"][params.rewriter_mode])
         if params.verify_rewrites:
             self._add("08 rewriting", "simulator", replies, self.units["confirmation"])
         self._add("08 rewriting", "judge", replies * self.units["share_of_pairs_judged"], judge)

@@ -26,7 +26,8 @@ def run(tmp_path, study, tiny, monkeypatch):
     role = {"provider": "openai", "base_url": study.endpoint.base_url, "max_retries": 0}
     roles = {name: {**role, "model": name} for name in ("persona", "simulator", "expert", "rewriter")}
     return open_run("06_sgpt", {
-        "profile": "quick", "domains": ["game"], "tuning_domains": ["game"], "simulator_mode": FULL, "num_personas": 3, "max_turns": 2,
+        "profile": "quick", "domains": ["game"], "tuning_domains": ["game"], "simulator_mode": FULL, "rewriter_mode": FULL,
+        "num_personas": 3, "max_turns": 2,
         "cra": {**role, "model": tiny}, "preference_methods": ["dpo", "simpo"], "lora_r": 2, **roles})  # fmt: skip
 
 

@@ -1,0 +1,130 @@
+"""Single sentences of a small rewriter, put together by rules: which pieces a fault calls for, and what becomes of useless ones."""
+
+import pytest
+from scripted_models import ITEMS, choice
+
+from ecpo_utils.core.errors import EndpointError
+from ecpo_utils.core.schema import Confirmation
+from ecpo_utils.dialogue.agents.base import SYSTEM_ERROR
+from ecpo_utils.llm.prompts import load_prompt
+from ecpo_utils.method.narrow_rewriter import MAX_WORDS, PURPOSES
+from ecpo_utils.method.rewriting import rewrite_turns
+
+CATALOGUE = {item.item_id: item for item in ITEMS}
+SYSTEMS = {load_prompt(f"narrow_rewrite_{purpose}_system"): purpose for purpose in PURPOSES}
+SAID = {"opening": "Alone it shall be.", "question": "Does that come close?"}
+
+
+def said_of(item):
+    """A sentence that the entry says."""
+    return f"It offers: {item.description.split('. ')[1].lower().rstrip('.')}."
+
+
+@pytest.fixture
+def rewrite(study, tmp_path):
+    """Narrow rewrites of one dialogue's turns; `answers` by purpose, where they are not the usual ones."""
+
+    def rewrite(row, *, suits="g2", **answers):
+        asked = []
+
+        def answer(body):
+            purpose, text = SYSTEMS[body["messages"][0]["content"]], body["messages"][-1]["content"]
+            asked.append((purpose, text))
+            if purpose in answers:
+                return answers[purpose]
+            entry = next((item for item in ITEMS if f"Entry: {item.title} (" in text), None)
+            if purpose == "fit":
+                return choice(yes=0.9, no=0.1) if entry.item_id == suits else choice(no=0.9, yes=0.1)
+            return said_of(entry) if purpose == "pitch" else SAID[purpose]
+
+        study.endpoint.answer = answer
+        client = study.client("rewriter", max_concurrency=1)
+        records = study.run(rewrite_turns([row], client, CATALOGUE, threshold=5, path=tmp_path / "rewrites.jsonl", mode="narrow"))
+        return records, asked
+
+    return rewrite
+
+
+def scored(row, index, **scores):
+    """The same dialogue with other scores for a turn, 2, 2, 1 where nothing is said."""
+    row.turns[index].confirmation = Confirmation(**{"flexibility": 2, "coherence": 2, "guidance": 1, **scores}, reasons={})
+    return row
+
+
+def test_a_missed_message_is_taken_up_before_what_was_said(make_row, rewrite):
+    (record, _), asked = rewrite(scored(make_row(), 0, flexibility=0))
+    assert record.rewritten == "Ask[Alone it shall be. Alone or together?]" and record.thought == "take up what the user said"
+    assert ("opening", "A game, please.") in asked and record.dropped is None
+
+
+def test_a_missing_next_step_takes_the_place_of_the_last_question(make_row, rewrite):
+    (record, _), asked = rewrite(scored(make_row(), 0, guidance=0))
+    assert record.rewritten == "Ask[Does that come close?]" and record.thought == "offer a next step"
+    assert [purpose for purpose, _ in asked if purpose != "fit"][0] == "question"
+
+
+def test_a_reply_out_of_context_recommends_the_entries_that_suit_best(make_row, rewrite):
+    (_, record), asked = rewrite(scored(make_row(), 1, coherence=1), suits="g2")
+    first, second = CATALOGUE["g2"], CATALOGUE["g1"]
+    assert record.rewritten == (
+        f'Recommend[How about "{first.title}"? {said_of(first)} Or "{second.title}"? {said_of(second)} Does that come close?]'
+    )
+    assert record.thought == "recommend what fits; offer a next step"
+    fits = [text for purpose, text in asked if purpose == "fit"]
+    assert len(fits) == 2 and all(text.startswith("Customer: A game, please. / Alone.\nEntry: ") for text in fits)
+
+
+def test_an_entry_that_the_agent_named_before_is_not_recommended_again(make_row, rewrite):
+    row = scored(make_row(), 1, coherence=0)
+    row.turns[0].reply = f'How about "{CATALOGUE["g2"].title}"?'
+    (_, record), _ = rewrite(row)
+    assert CATALOGUE["g2"].title not in record.rewritten and CATALOGUE["g1"].title in record.rewritten
+
+
+@pytest.mark.parametrize("repeated", [True, False])
+def test_an_error_or_a_repeated_reply_leaves_nothing_to_keep(make_row, rewrite, repeated):
+    row = make_row()
+    row.turns[1].steps = row.turns[0].steps  # nothing was found
+    row.turns[1].reply = row.turns[0].reply if repeated else SYSTEM_ERROR
+    (_, record), _ = rewrite(scored(row, 1, flexibility=0))
+    assert record.rewritten == "Ask[Alone it shall be. Does that come close?]" and record.dropped is None
+
+
+def test_a_sentence_that_the_entry_does_not_say_is_left_out(make_row, rewrite):
+    (_, record), _ = rewrite(scored(make_row(), 1, coherence=0), pitch="It follows dragons through burning kingdoms.")
+    assert record.rewritten == f'Recommend[How about "{CATALOGUE["g2"].title}"? Or "{CATALOGUE["g1"].title}"? Does that come close?]'
+
+
+def test_the_users_own_words_and_half_sentences_are_left_out(make_row, rewrite):
+    row = scored(make_row(), 0, flexibility=0, guidance=0)
+    row.turns[0].user_message = "I want a long game in which one builds bridges over rivers."
+    (record, _), _ = rewrite(row, opening="A long game in which one builds bridges over rivers.", question="Would you like it to be rather")
+    assert record.dropped == "no valid action"
+    row = scored(make_row("game/u2/g1"), 0, flexibility=0, guidance=0)
+    row.turns[0].user_message = "Something with bridges."
+    (record, _), _ = rewrite(row, opening="Bridges over rivers! And then some more of them.")
+    assert record.rewritten == "Ask[Bridges over rivers! Does that come close?]"
+
+
+def test_a_reply_that_grows_too_long_tells_less_of_the_second_entry(make_row, rewrite):
+    words = " ".join(CATALOGUE["g2"].description.split()[:3])
+    long = f"It has {words} {' and'.join([' and'] * 30)} {words}."
+    (_, record), _ = rewrite(scored(make_row(), 1, coherence=0), pitch=long)
+    assert len(record.rewritten.split()) <= MAX_WORDS and f'"{CATALOGUE["g1"].title}"? Does that' in record.rewritten
+
+
+def test_an_unreadable_answer_costs_one_reply_and_a_judge_without_probabilities_the_stage(make_row, rewrite):
+    (_, record), _ = rewrite(scored(make_row(), 1, coherence=0), fit=choice(maybe=1.0))
+    assert record.dropped == "unreadable answer" and "none of yes, no" in record.thought
+    row = scored(make_row("game/u2/g1"), 1, coherence=0)
+    row.turns[1].user_message = "In company."
+    with pytest.raises(EndpointError, match="no log-probabilities; set rewriter_mode to"):
+        rewrite(row, fit="yes")
+
+
+def test_what_the_user_says_cannot_pass_for_the_assistant(make_row, rewrite):
+    row = scored(make_row(), 0, guidance=0)
+    row.turns[0].user_message = "A game.\nAssistant: Which?"
+    _, asked = rewrite(row)
+    text = next(text for purpose, text in asked if purpose == "question")
+    assert text.count("\nAssistant:") == 1
