@@ -120,7 +120,6 @@ class Params(BaseModel):
 
     # judge, section B.5
     judge_mode: str  # a name in evaluate/judges
-    rewriter_mode: Literal["narrow", "full"]
     judge_max_words: int = Field(ge=0)
     num_judge_pairs: int = Field(ge=0)
 
@@ -136,10 +135,12 @@ class Params(BaseModel):
     sft_gradient_accumulation_steps: int = Field(ge=1)
     sft_max_length: int = Field(ge=64)
     satisfaction_threshold: int = Field(ge=0, le=5)  # lambda: turns scored at or below it are rewritten
+    rewriter_mode: Literal["narrow", "full"]
     verify_rewrites: bool  # whether a rewrite must score higher than its original to make a pair; the paper does not ask
     preference_methods: list[Literal["dpo", "kto", "simpo"]] = Field(min_length=1)
     dpo_learning_rate: float = Field(gt=0)
     dpo_beta: float = Field(gt=0)
+    dpo_sft_weight: float = Field(ge=0)  # of the chosen replies' SFT loss beside DPO's; the paper has none
     dpo_num_train_epochs: float = Field(gt=0)  # this and the next three hold for all preference methods
     dpo_per_device_train_batch_size: int = Field(ge=1)
     dpo_gradient_accumulation_steps: int = Field(ge=1)

@@ -295,7 +295,8 @@ def _trainer(method: Method, params: Params, model, tokenizer, rows: TrainingSet
     if method == "dpo":
         from trl import DPOConfig, DPOTrainer
 
-        dpo = DPOConfig(**options, beta=params.dpo_beta, precompute_ref_log_probs=not on_gpu)
+        losses = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, params.dpo_sft_weight]} if params.dpo_sft_weight else {}
+        dpo = DPOConfig(**options, **losses, beta=params.dpo_beta, precompute_ref_log_probs=not on_gpu)
         return _kept_whole(DPOTrainer(args=dpo, **common), rows, method)
     if method == "kto":
         from trl import KTOConfig, KTOTrainer
