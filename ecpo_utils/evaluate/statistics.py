@@ -62,7 +62,8 @@ def share(total: float, n: int, *, num_unscored: int = 0) -> Rate:
     if n == 0:
         return Rate(None, None, None, 0, num_unscored)
     low, high = proportion_confint(total, n, alpha=1 - CONFIDENCE, method="wilson")
-    return Rate(total / n, float(low), float(high), n, num_unscored)
+    # at its ends the interval touches 0 and 1, which floats miss by a little
+    return Rate(total / n, float(low) if total else 0.0, float(high) if total < n else 1.0, n, num_unscored)
 
 
 def mean(values: Iterable[float | None], *, seed: int = 0) -> Rate:

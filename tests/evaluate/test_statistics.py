@@ -7,7 +7,9 @@ def test_proportion_has_the_wilson_interval():
     half = proportion(5, 10)
     assert (half.value, half.n, half.num_unscored) == (0.5, 10, 0)
     assert (half.low, half.high) == pytest.approx((0.23659, 0.76341), abs=1e-5)
-    assert (proportion(0, 10).low, proportion(0, 10).high) == pytest.approx((0.0, 0.27753), abs=1e-5)
+    none, all_of_them = proportion(0, 100), proportion(100, 100)
+    assert proportion(0, 10).high == pytest.approx(0.27753, abs=1e-5)
+    assert none.low == 0.0 and all_of_them.high == 1.0 and none.high == pytest.approx(1 - all_of_them.low)
 
 
 def test_proportion_of_nothing_has_no_value():
