@@ -125,7 +125,7 @@ def train_preferences(run: Run, sets: Mapping[Domain, TrainingSet]) -> dict[Doma
 
 
 def measure_divergence(run: Run, sets: Mapping[Domain, TrainingSet], adapters: Mapping[Domain, Mapping[str, Path]]) -> pd.DataFrame:
-    """Every preference adapter against the SGPT adapter: KL per token, margin, share of pairs with a positive one.
+    """Every preference adapter against the SGPT adapter: KL per token, margin, share of pairs with a positive one, and log-probabilities.
 
     On the first pairs that it was trained on, and on those of the validation users. Writes `divergence.jsonl`.
     """
@@ -154,6 +154,9 @@ def _divergence(found: Sequence[PairDivergence]) -> dict:
         **rate_columns("kl_per_token", mean(each.kl_per_token for each in found)),
         **rate_columns("margin", mean(each.margin for each in found)),
         **rate_columns("chosen_preferred", proportion(sum(each.margin > 0 for each in found), len(found))),
+        **rate_columns("chosen_likelier", proportion(sum(each.chosen_logp > each.rejected_logp for each in found), len(found))),
+        "chosen_logp": sum(each.chosen_logp for each in found) / len(found),
+        "rejected_logp": sum(each.rejected_logp for each in found) / len(found),
         "chosen_tokens": sum(each.chosen_tokens for each in found) / len(found),
         "rejected_tokens": sum(each.rejected_tokens for each in found) / len(found),
     }

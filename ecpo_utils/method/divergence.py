@@ -24,11 +24,14 @@ class PairDivergence:
     Attributes:
         kl_per_token: Mean KL(policy || reference) over the tokens of both replies, whole vocabulary, nats.
         margin: log-ratio of the chosen reply minus that of the rejected one, nats; times beta it is DPO's reward margin.
+        chosen_logp: The policy's own log-probability of the chosen reply, nats; `rejected_logp` likewise.
         chosen_tokens: Length of the chosen reply; `rejected_tokens` likewise.
     """
 
     kl_per_token: float
     margin: float
+    chosen_logp: float
+    rejected_logp: float
     chosen_tokens: int
     rejected_tokens: int
 
@@ -64,10 +67,10 @@ def _compare(model: PeftModel, tokenizer: PreTrainedTokenizerBase, pair: Prefere
         logs = {name: _log_probabilities(model, name, ids, begin) for name in ("policy", "default")}
         kl = (logs["policy"].exp() * (logs["policy"] - logs["default"])).sum(-1)
         answer = ids[begin:].to(kl.device).unsqueeze(-1)
-        ratio = (logs["policy"].gather(-1, answer) - logs["default"].gather(-1, answer)).sum()
-        found.append((kl.sum().item(), ratio.item(), len(ids) - begin))
-    (kl_chosen, chosen, n), (kl_rejected, rejected, m) = found
-    return PairDivergence((kl_chosen + kl_rejected) / (n + m), chosen - rejected, n, m)
+        policy, reference = (logs[name].gather(-1, answer).sum().item() for name in ("policy", "default"))
+        found.append((kl.sum().item(), policy - reference, policy, len(ids) - begin))
+    (kl_chosen, chosen, chosen_logp, n), (kl_rejected, rejected, rejected_logp, m) = found
+    return PairDivergence((kl_chosen + kl_rejected) / (n + m), chosen - rejected, chosen_logp, rejected_logp, n, m)
 
 
 def _tokens(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], reply: Sequence[Message]) -> tuple[torch.Tensor, int]:

@@ -195,6 +195,10 @@ def test_preference_methods_start_at_the_sgpt_policy_and_prefer_the_chosen_after
         assert lines[0]["loss"] == pytest.approx(0.5, abs=1e-4)
     found = compare_policies(tiny, adapter, sgpt, pairs)
     assert sum(each.margin for each in found) > 0 and all(each.kl_per_token > 0 for each in found)
+    start = compare_policies(tiny, sgpt, sgpt, pairs)
+    for after, before in zip(found, start, strict=True):  # the margin is what the two log-probabilities moved apart
+        moved = after.chosen_logp - before.chosen_logp - (after.rejected_logp - before.rejected_logp)
+        assert after.margin == pytest.approx(moved, abs=0.1)
 
 
 def test_an_sft_loss_beside_dpo_makes_the_chosen_likelier_not_only_the_rejected_less(sgpt, make_params, pairs, tmp_path):
@@ -211,6 +215,7 @@ def test_an_sft_loss_beside_dpo_makes_the_chosen_likelier_not_only_the_rejected_
 def test_a_policy_against_itself_has_no_divergence(sgpt, tiny, pairs):
     for each in compare_policies(tiny, sgpt, sgpt, pairs[:2]):
         assert each.kl_per_token == pytest.approx(0, abs=1e-7) and each.margin == pytest.approx(0, abs=1e-6)
+        assert each.chosen_logp < 0 and each.rejected_logp < 0
         assert each.chosen_tokens == len("Ask[Which 0?]") + len("<|im_end|>\n") - 9  # bytes; the end mark is one token
 
 
