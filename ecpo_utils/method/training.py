@@ -128,10 +128,11 @@ def go_on(trainer: Trainer, checkpoint: str | None, work: Path) -> None:
     Raises:
         TrainingError: If the checkpoint holds something else, which might run code.
     """
-    from peft import load_peft_weights, set_peft_model_state_dict
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
 
-    if checkpoint:
-        set_peft_model_state_dict(trainer.model, load_peft_weights(checkpoint, device="cpu"))
+    if checkpoint and (weights := Path(checkpoint) / PEFT_FILES[1]).is_file():
+        set_peft_model_state_dict(trainer.model, load_file(weights))
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
     except pickle.UnpicklingError as error:
