@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from ..core.matching import mentions_title, normalise
 from ..core.quoting import quote_for_users
 from ..core.schema import Action, Item, Message, Trajectory, Turn
-from ..dialogue.agents.actions import parse_action
+from ..dialogue.agents.actions import parse_action, render_action
 from ..dialogue.agents.base import render_items
 from ..dialogue.simulator import echoes
 from ..llm.client import ChatClient, Meter
@@ -29,7 +29,6 @@ LONG_WORD = 5  # letters: of shorter words any two sentences share some
 SENTENCE_TOKENS = {"opening": 20, "pitch": 32, "question": 20}
 _QUESTION_AT_END = re.compile(r"\s*[^.!?\"\u201d]*\?\s*$")
 _SENTENCE = re.compile(r".*?\w\w[\"\u201d)]?[.!?](?=\s|$)")  # an initial, as in "M. R. James", ends none
-_FORMS = {"ask": "Ask", "recommend": "Recommend", "response": "Response"}
 
 
 class NarrowRewriter:
@@ -74,7 +73,7 @@ class NarrowRewriter:
             question = await self._sentence("question", render("narrow_rewrite_so_far", **values))
         forms = [f"{begin} {body} {question}".split() for begin, body in ((opening, bodies[0]), (opening, bodies[-1]), ("", bodies[-1]))]
         words = next((form for form in forms if len(form) <= MAX_WORDS), forms[-1])
-        return "; ".join(changes), parse_action(f"{_FORMS.get(kind, 'Response')}[{' '.join(words)}]")
+        return "; ".join(changes), parse_action(render_action(Action(type=kind, argument=" ".join(words))))
 
     async def _recommend(self, said: str, entries: Sequence[Item]) -> list[str]:
         """The entries that suit best, each with a sentence on what it is about; second, in fewer words."""
