@@ -153,8 +153,8 @@ def _rewritten(run: Run) -> Drawing:
 
 
 def _main(run: Run) -> tuple[Played, dict]:
-    played = load_played(run, [EXPERT, "actcrs_base", *tuned_systems(run)], domains_to_tune(run), "10_main_results")
-    return played, _judged(run, main_comparisons(run), played)
+    played = load_played(run, [EXPERT, "actcrs_base", *tuned_systems(run.params)], domains_to_tune(run), "10_main_results")
+    return played, _judged(run, main_comparisons(run.params), played)
 
 
 def _main_results(run: Run) -> Drawing:
@@ -188,7 +188,7 @@ EXHIBITS = (
     Exhibit("07_faults", _faults),
     Exhibit("08_rewriting", _rewriting),
     Exhibit("08_rewritten", _rewritten),
-    Exhibit("09_preference_curves", lambda run: _curves(run, [TUNED[name] for name in tuned_systems(run) if TUNED[name] != "sgpt"])),
+    Exhibit("09_preference_curves", lambda run: _curves(run, [TUNED[name] for name in tuned_systems(run.params) if TUNED[name] != "sgpt"])),
     Exhibit("09_divergence", lambda run: (load_divergence(run), None)),
     Exhibit("10_main_results", _main_results),
     Exhibit("10_dimensions", _dimensions),

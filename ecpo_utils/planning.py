@@ -8,7 +8,9 @@ from pathlib import Path
 
 from .core.params import Params, load_params_file
 from .core.schema import Role
+from .judging import framework_comparisons
 from .llm.budget import call_cost
+from .tuning import main_comparisons
 
 UNITS = Path(__file__).parent / "plan_units.yaml"
 
@@ -72,7 +74,7 @@ class Plan:
         params = self.params
         number = params.num_personas * len(params.domains)
         if params.data_source == "folder" and params.item_summaries:
-            self._add("01 item summaries", "persona", number * self.units["items_per_persona"], self.units["item_summary"])
+            self._add("01 item summaries", "simulator", number * self.units["items_per_persona"], self.units["item_summary"])
         if params.data_source != "release":
             unit = dict(self.units["persona"])
             unit["prompt_tokens"] += params.max_reviews_per_persona * self.units["prompt_tokens_per_review"]
@@ -88,7 +90,7 @@ class Plan:
             for role in ("expert", "cra"):
                 new = number - min(number, params.num_simulation_tasks * len(params.cra_domains)) * (framework == "actcrs")
                 self._dialogues("04 frameworks", role, new, framework)
-        comparisons = 3 * len(params.frameworks) - 1  # both backbones against the expert's ActCRS, and against their own framework's expert
+        comparisons = len(framework_comparisons(params.frameworks))
         self._add("04 frameworks", "judge", number * comparisons, self.units["judges"][params.judge_mode])
 
     def _tuning(self) -> None:
@@ -104,9 +106,8 @@ class Plan:
         if params.verify_rewrites:
             self._add("08 rewriting", "simulator", replies, self.units["confirmation"])
         self._add("08 rewriting", "judge", replies * self.units["share_of_pairs_judged"], judge)
-        methods = len(params.preference_methods)
-        self._dialogues("10 main results", "cra", methods * tests)
-        self._add("10 main results", "judge", (2 + 2 * methods) * tests, judge)
+        self._dialogues("10 main results", "cra", len(params.preference_methods) * tests)
+        self._add("10 main results", "judge", len(main_comparisons(params)) * tests, judge)
 
     @property
     def estimates(self) -> list[Estimate]:

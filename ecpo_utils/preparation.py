@@ -8,11 +8,10 @@ import random
 from pathlib import Path
 
 from .core.artifacts import load_jsonl, write_jsonl
-from .core.concurrency import map_bounded
+from .core.concurrency import FailuresInARow, map_bounded
 from .core.errors import ArtifactError
-from .core.schema import Domain, Item, ItemSummary, PersonaRecord, Review, Task
-from .data.builtin import load_builtin
-from .data.folder import load_folder
+from .core.schema import Domain, Item, ItemSummary, PersonaRecord, Task
+from .data.folder import load_data
 from .data.personas import infer_persona, random_personas, sample_users
 from .data.release import load_release_tasks
 from .data.summaries import request_summary, with_summary
@@ -52,15 +51,10 @@ def open_databases(run: Run) -> dict[Domain, ItemDatabase]:
     }
 
 
-def load_data(run: Run, domain: Domain) -> tuple[dict[str, Item], list[Review]]:
-    """Items by id and reviews of a domain, built-in or of the folder `data_dir`."""
-    return load_folder(run.params.data_dir, domain) if run.params.data_source == "folder" else load_builtin(domain)
-
-
 def load_items(run: Run, domain: Domain) -> dict[str, Item]:
     """Items of a domain: the built-in ones, those of a folder with their summaries, or the targets of the released tasks."""
     if run.params.data_source != "release":
-        items, _ = load_data(run, domain)
+        items, _ = load_data(run.params, domain)
         if _wants_summaries(run):
             summaries = load_jsonl(run.need(run.paths.summaries(domain), "01_environment"), ItemSummary)
             items |= {s.item_id: with_summary(items[s.item_id], s.summary) for s in summaries if s.item_id in items}
@@ -83,10 +77,14 @@ async def prepare_summaries(run: Run) -> dict[Domain, int]:
     async with run.clients("simulator") as clients:
         client = clients["simulator"]
         for domain in run.domains:
-            items = [item for item in load_data(run, domain)[0].values() if item.description]
+            items = [item for item in load_data(run.params, domain)[0].values() if item.description]
 
-            async def summarise(item: Item, noun: str = NOUNS[domain]) -> ItemSummary:
-                return await request_summary(client, item, noun=noun)
+            failures = FailuresInARow("summaries")
+
+            async def summarise(item: Item, noun: str = NOUNS[domain], failures: FailuresInARow = failures) -> ItemSummary:
+                summary = await request_summary(client, item, noun=noun)
+                failures.note(summary.error if (summary.error or "").startswith("EndpointError") else None)
+                return summary
 
             limit = client.endpoint.max_concurrency
             summaries = await map_bounded(summarise, items, limit=limit, description=f"{domain} summaries", unit="item")
@@ -127,7 +125,7 @@ async def prepare_personas(run: Run) -> dict[Domain, list[PersonaRecord]]:
 
 async def _infer_all(client: ChatClient, run: Run, domain: Domain) -> list[PersonaRecord]:
     params = run.params
-    items, reviews = load_data(run, domain)
+    items, reviews = load_data(params, domain)
     users = sample_users(reviews, num_users=params.num_personas, min_liked=MIN_LIKED, min_rating=params.min_target_rating, seed=params.seed)
     if len(users) < params.num_personas:
         logger.warning("%s: num_personas is %d, the data have %d such users; all are taken", domain, params.num_personas, len(users))
@@ -156,7 +154,7 @@ def prepare_tasks(run: Run) -> dict[Domain, dict[str, list[Task]]]:
             held_out = {task.target.item_id for task in test}
             train = [task for task in train if task.target.item_id not in held_out]
         else:
-            items, (_, reviews) = load_items(run, domain), load_data(run, domain)
+            items, (_, reviews) = load_items(run, domain), load_data(params, domain)
             personas = load_jsonl(run.need(run.paths.personas(domain), "02_persona_diversity"), PersonaRecord)
             tasks = build_tasks(domain, personas, reviews, items, min_rating=params.min_target_rating)
             train, test = split_tasks(tasks, split=params.split, test_share=params.test_share, seed=params.seed)

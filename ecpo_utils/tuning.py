@@ -9,6 +9,7 @@ from typing import Literal
 import pandas as pd
 
 from .core.artifacts import load_jsonl, write_jsonl, write_text
+from .core.params import Params
 from .core.schema import Domain, Item, PreferencePair, Rewrite, SFTExample, Task, Trajectory, Verdict
 from .dialogue.agents.actions import parse_action
 from .dialogue.agents.base import SYSTEM_ERROR
@@ -165,13 +166,13 @@ def _divergence(found: Sequence[PairDivergence]) -> dict:
 async def play_main(run: Run) -> Played:
     """Expert, untuned backbone and all tuned agents on the test tasks; what other notebooks played is kept. Paper: Table 1."""
     roster = [Entry(EXPERT, role="expert"), Entry("actcrs_base")]
-    roster += [Entry(name, adapter=TUNED[name], options=ZERO_SHOT) for name in tuned_systems(run)]
+    roster += [Entry(name, adapter=TUNED[name], options=ZERO_SHOT) for name in tuned_systems(run.params)]
     return await play(run, roster, domains_to_tune(run))
 
 
-def main_comparisons(run: Run) -> list[tuple[str, str]]:
+def main_comparisons(params: Params) -> list[tuple[str, str]]:
     """Everyone against the expert, and every preference method against SGPT."""
-    tuned = tuned_systems(run)
+    tuned = tuned_systems(params)
     return [(name, EXPERT) for name in ("actcrs_base", *tuned)] + [(name, SGPT) for name in tuned if name != SGPT]
 
 
@@ -195,7 +196,7 @@ def cost_table(run: Run) -> pd.DataFrame:
             }
             per_pair = {f"{name}_per_pair": value / num_pairs if num_pairs else None for name, value in counts.items()}
             rows.append({"domain": domain, "stage": stage, "units": len(records), **counts, **per_pair})
-        for name in dict.fromkeys(TUNED[system] for system in tuned_systems(run)):
+        for name in dict.fromkeys(TUNED[system] for system in tuned_systems(run.params)):
             history = load_history(find_adapter(run, domain, name))
             seen = {"units": history["rows"]["train"], "seconds": history["seconds"], "tokens_per_second": history["tokens_per_second"]}
             rows.append({"domain": domain, "stage": f"training {name}", **seen})
@@ -234,9 +235,9 @@ def export_data(run: Run, domain: Domain, form: Literal["sharegpt", "trl"], fold
     return (export_sharegpt if form == "sharegpt" else export_trl)(_load_examples(run, domain), pairs, folder)
 
 
-def tuned_systems(run: Run) -> list[str]:
+def tuned_systems(params: Params) -> list[str]:
     """Names of the tuned agents of this run, SGPT first."""
-    return [name for name, adapter in TUNED.items() if adapter == "sgpt" or adapter in run.params.preference_methods]
+    return [name for name, adapter in TUNED.items() if adapter == "sgpt" or adapter in params.preference_methods]
 
 
 def _load_examples(run: Run, domain: Domain) -> list[SFTExample]:

@@ -114,7 +114,8 @@ def notebook_parameters(name: str, profile: str) -> dict:
 def needs_gpu(name: str, profile: str) -> bool:
     """Whether a notebook serves or trains a model on the GPUs of its machine."""
     params = _profile(profile)
-    roles = {"01_environment": [], "02_persona_diversity": ["persona"], "11_case_studies": []}
+    summarised = ["simulator"] if params.data_source == "folder" and params.item_summaries else []
+    roles = {"01_environment": summarised, "02_persona_diversity": ["persona"], "11_case_studies": []}
     return any(getattr(params, role).provider == "vllm" for role in roles.get(name, get_args(Role)))
 
 

@@ -52,7 +52,7 @@ def test_sum_is_held_against_the_spending_limit(paper):
 def test_released_tasks_need_no_personas_and_folders_need_summaries(paper):
     assert not [e for e in Plan(paper.model_copy(update={"data_source": "release"})).estimates if e.role == "persona"]
     changed = Plan(paper.model_copy(update={"data_source": "folder", "item_summaries": True}))
-    assert find(changed, "01 item summaries", "persona").units == 300 * 25
+    assert find(changed, "01 item summaries", "simulator").units == 300 * 25
 
 
 @pytest.mark.parametrize("profile", PROFILES)

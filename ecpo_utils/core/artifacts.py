@@ -169,6 +169,15 @@ def load_jsonl(path: Path, kind: type[T]) -> list[T]:
     return [parse_record(kind, value, f"{path}:{number}") for number, value in iter_json_lines(path)]
 
 
+def drop_half_line(path: Path) -> None:
+    """Cut off what stands behind the last line break: a killed run, or a full disk, may leave half a line."""
+    with writing(path), open(path, "r+b") as file:
+        data = file.read()
+        complete = data.rfind(b"\n") + 1
+        if complete < len(data):
+            file.truncate(complete)
+
+
 def load_resumable(path: Path, kind: type[T]) -> list[T]:
     """Records of a file that a killed run may have left with half a line at its end.
 
@@ -176,9 +185,5 @@ def load_resumable(path: Path, kind: type[T]) -> list[T]:
     """
     if not path.exists():
         return []
-    with writing(path), open(path, "r+b") as file:
-        data = file.read()
-        complete = data.rfind(b"\n") + 1
-        if complete < len(data):
-            file.truncate(complete)
+    drop_half_line(path)
     return load_jsonl(path, kind)

@@ -21,6 +21,11 @@ def normalise(text: str) -> str:
     return " ".join(re.findall(r"[^\W_]+", plain.lower()))
 
 
+def title_words(title: str) -> str:
+    """The words by which a title is known: without an edition note in brackets at its end, if something is left."""
+    return normalise(_EDITION.sub("", title)) or normalise(title)
+
+
 def mentions_title(text: str, title: str) -> bool:
     """Whether `text` holds the whole title, word for word. Paper: section B.5 (success).
 
@@ -28,13 +33,13 @@ def mentions_title(text: str, title: str) -> bool:
     end ("(Kindle Edition)") once something is left without it. Unlike the release's substring test
     this does not find "Emma" in "dilemma".
     """
-    words = normalise(_EDITION.sub("", title)) or normalise(title)
+    words = title_words(title)
     return bool(words) and f" {words} " in f" {normalise(text)} "
 
 
 def hide_title(text: str, title: str) -> str:
     """The text with "it" in place of the title wherever `mentions_title` would find it."""
-    words = (normalise(_EDITION.sub("", title)) or normalise(title)).split()
+    words = title_words(title).split()
     tokens = [(match.span(), normalise(match.group())) for match in _TOKEN.finditer(text)]
     position, parts = 0, []
     index = 0

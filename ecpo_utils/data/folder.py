@@ -7,7 +7,9 @@ from pathlib import Path
 
 from ..core.artifacts import load_jsonl
 from ..core.errors import ArtifactError
+from ..core.params import Params
 from ..core.schema import Domain, Item, Review
+from .builtin import load_builtin
 
 ITEMS, REVIEWS, REJECTS, FACTS = "items.jsonl", "reviews.jsonl", "rejects.jsonl", "data.json"
 
@@ -35,3 +37,8 @@ def load_folder(data_dir: str, domain: Domain) -> tuple[dict[str, Item], list[Re
         raise ArtifactError(lacks[0])
     items = {item.item_id: item for item in load_jsonl(folder / ITEMS, Item)}
     return items, [review for review in load_jsonl(folder / REVIEWS, Review) if review.item_id in items]
+
+
+def load_data(params: Params, domain: Domain) -> tuple[dict[str, Item], list[Review]]:
+    """Items by id and reviews of a domain, built-in or of the folder `data_dir`; see `load_folder`."""
+    return load_folder(params.data_dir, domain) if params.data_source == "folder" else load_builtin(domain)

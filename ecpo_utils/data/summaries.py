@@ -40,7 +40,7 @@ async def request_summary(client: ChatClient, item: Item, *, noun: str) -> ItemS
     except EndpointError as error:
         if error.fatal:
             raise
-        return ItemSummary(item_id=item.item_id, error=str(error))
+        return ItemSummary(item_id=item.item_id, error=f"EndpointError: {error}")
     summary = tidy_sentence(answer.text)
     return ItemSummary(item_id=item.item_id, summary=summary, error=None if summary else "the answer is empty")
 

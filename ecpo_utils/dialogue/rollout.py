@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..core import matching, quoting, schema
 from ..core.artifacts import append_jsonl, digest, load_resumable, write_jsonl
-from ..core.concurrency import map_bounded
+from ..core.concurrency import FailuresInARow, map_bounded
 from ..core.errors import EndpointError, ParamsError, ParseError
 from ..core.params import Params
 from ..core.schema import Confirmation, Status, Task, Trajectory, Turn
@@ -25,7 +25,6 @@ from .simulators import make_simulator
 
 logger = logging.getLogger(__name__)
 
-MAX_FAILED_IN_A_ROW = 5
 SHARED = (matching, quoting, schema, base, acting, actions)  # with `dialogue/*.py`: what any agent's dialogue rests on
 SHARED_PROMPTS = ("simulator", "narrow", "ievalm", "confirm")
 
@@ -216,21 +215,13 @@ async def rollout(
     done = {task_id: row for task_id, row in old.items() if task_id in wanted}
     further = [row for task_id, row in old.items() if task_id not in wanted]
     write_jsonl(path, [*done.values(), *further])
-    failed_in_a_row = 0
+    failures = FailuresInARow("dialogues", path)
 
     async def play(task: Task) -> None:
-        nonlocal failed_in_a_row
         row = await _trajectory(task, system, simulator, database, params, config)
         append_jsonl(path, row)
         done[task.task_id] = row
-        if row.status != "failed":
-            failed_in_a_row = 0
-        elif row.error != known_faults.get(task.task_id):  # a fault of the task itself comes again and says nothing of the endpoint
-            failed_in_a_row += 1
-        if failed_in_a_row == MAX_FAILED_IN_A_ROW:
-            raise EndpointError(
-                f"{failed_in_a_row} dialogues in a row failed, stopped; finished ones are kept in {path}. Last error: {row.error}"
-            )
+        failures.note(row.error, is_known=row.error == known_faults.get(task.task_id))
 
     waiting = [task for task in tasks if task.task_id not in done]
     label = f"{tasks[0].domain if tasks else ''} {system.name}"

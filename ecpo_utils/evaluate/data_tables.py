@@ -9,8 +9,7 @@ import pandas as pd
 
 from ..core.params import Params
 from ..core.schema import Domain
-from ..data.builtin import load_builtin
-from ..data.folder import load_folder
+from ..data.folder import load_data
 from ..dialogue.retrieval import ItemDatabase
 from ..dialogue.wishes import target_wishes
 from .statistics import proportion
@@ -24,8 +23,8 @@ def describe_domains(params: Params, databases: Mapping[Domain, ItemDatabase]) -
     for domain, database in databases.items():
         row = {"domain": domain, "source": params.data_source, "items": len(database.items)}
         if params.data_source != "release":
-            _, reviews = load_folder(params.data_dir, domain) if params.data_source == "folder" else load_builtin(domain)
-            liked = {(r.user_id, r.item_id) for r in reviews if r.rating >= 4}
+            _, reviews = load_data(params, domain)
+            liked = {(r.user_id, r.item_id) for r in reviews if r.rating >= params.min_target_rating}
             row |= {
                 "users": len({r.user_id for r in reviews}),
                 "reviews": len(reviews),

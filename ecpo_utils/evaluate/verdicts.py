@@ -6,14 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..core.artifacts import append_jsonl, load_resumable, write_jsonl
-from ..core.concurrency import map_bounded
-from ..core.errors import EndpointError
+from ..core.concurrency import FailuresInARow, map_bounded
 from ..core.schema import Verdict
 from .judges import DIMENSIONS, Judge, Pair
 from .judges.base import sign
 from .transcripts import Transcript
-
-MAX_FAILED_IN_A_ROW = 5
 
 
 async def judge_pairs(
@@ -37,22 +34,16 @@ async def judge_pairs(
     """
     done, others, known_faults = _earlier(judge, pairs, first, second, path) if path else ({}, [], set())
     others = others if keep_others else []
-    failed_in_a_row = 0
+    failures = FailuresInARow("pairs to judge", path)
 
     async def decide(pair: Pair) -> None:
-        nonlocal failed_in_a_row
         verdicts = await judge.compare(pair, first=first, second=second)
         done[pair[0].task_id] = verdicts
         failing = next((verdict.error for verdict in verdicts if (verdict.error or "").startswith("EndpointError")), None)
-        if not failing:
-            failed_in_a_row = 0
-        elif (pair[0].task_id, failing) not in known_faults:  # a fault of the pair itself comes again and says nothing of the endpoint
-            failed_in_a_row += 1
         if path:
             for verdict in verdicts:
                 append_jsonl(path, verdict)
-        if failed_in_a_row == MAX_FAILED_IN_A_ROW:
-            raise EndpointError(f"the judge failed on {failed_in_a_row} pairs in a row, stopped; finished ones are kept. Last: {failing}")
+        failures.note(failing, is_known=(pair[0].task_id, failing) in known_faults)
 
     waiting = [pair for pair in pairs if pair[0].task_id not in done]
     await map_bounded(decide, waiting, limit=judge.client.endpoint.max_concurrency, description=f"judging {first} vs {second}", unit="pair")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..core.artifacts import iter_json_lines
+from ..core.artifacts import drop_half_line, iter_json_lines
 from ..core.errors import EndpointError
 from ..core.params import Endpoint
 
@@ -26,7 +26,10 @@ class Budget:
     def __init__(self, limit_usd: float, calls_log: Path):
         self.limit_usd = limit_usd
         self.calls_log = calls_log
-        self.spent_usd = sum(row.get("usd", 0.0) for _, row in iter_json_lines(calls_log)) if limit_usd and calls_log.exists() else 0.0
+        self.spent_usd = 0.0
+        if limit_usd and calls_log.exists():
+            drop_half_line(calls_log)
+            self.spent_usd = sum(row.get("usd", 0.0) for _, row in iter_json_lines(calls_log))
 
     def check(self) -> None:
         """Before a call is sent; calls in flight may take the sum a little over the limit.

@@ -209,7 +209,7 @@ class ChatClient:
 
     async def close(self) -> None:
         """Wait for the answers in flight, which are paid for and kept, send nothing more, and close connections."""
-        self._closing = True
+        self._closing = self._transport.is_closing = True
         if self._in_flight:
             logger.warning("%s: waiting for %d answers in flight, to keep them", self.role, len(self._in_flight))
             await asyncio.wait(self._in_flight.values())

@@ -134,7 +134,7 @@ def serving(spec: ServerSpec) -> Iterator[RunningServer]:
 def running_server(folder: Path) -> RunningServer | None:
     """The server whose state is in `folder`, if its supervisor still holds the folder's life lock."""
     state = folder / "server.json"
-    if not state.is_file() or not _is_locked(folder / "alive.lock"):
+    if not state.is_file() or not is_locked(folder / "alive.lock"):
         return None
     values = json.loads(state.read_text())
     return RunningServer(values["base_url"], values["api_key"], values["pid"], folder / "server.log")
@@ -146,7 +146,8 @@ def list_servers() -> list[RunningServer]:
     return [server for server in found if server]
 
 
-def _is_locked(path: Path) -> bool:
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock on a file."""
     with contextlib.suppress(FileNotFoundError), open(path) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -21,7 +21,7 @@ import urllib.request
 from pathlib import Path
 
 from ..core.concurrency import available_cores
-from .servers import flock
+from .servers import flock, is_locked
 
 IDLE_S = 5.0  # without a lease, before the server goes: long enough for the next notebook to take over
 PROMPT_CACHE_MB = 512
@@ -81,6 +81,8 @@ def _start_vllm(options: dict, port: int, key: str) -> subprocess.Popen:
         "--load-format",
         "safetensors",
         "--enable-prefix-caching",
+        "--generation-config",  # its own defaults: a model's may hold a repetition penalty, which greedy answers would feel too
+        "vllm",
     ]
     if options["replicas"] > 1:
         command += ["--data-parallel-size", str(options["replicas"])]
@@ -127,11 +129,20 @@ def _watch(folder: Path, server: object) -> None:
                 return
 
 
+def _wait_for_leaving(folder: Path) -> None:
+    """Return once no other server is up that nobody uses: it would still hold its part of the GPU."""
+    others = [path.parent for path in folder.parent.glob("*/alive.lock") if path.parent != folder]
+    while any(is_locked(other / "alive.lock") and not any(map(is_locked, (other / "leases").iterdir())) for other in others):
+        time.sleep(0.2)
+
+
 def main(options: dict) -> None:
     """Run a server until nobody uses it. `options`: ServerSpec's fields, `weights`, `folder`."""
     folder = Path(options["folder"])
     with open(folder / "alive.lock", "w") as alive:
         fcntl.flock(alive, fcntl.LOCK_EX)
+        if options["engine"] == "vllm":
+            _wait_for_leaving(folder)
         port, key = _free_port(), secrets.token_urlsafe(24)
         start = _start_embedded if options["engine"] == "embedded" else _start_vllm
         server = start(options, port, key)

@@ -6,8 +6,11 @@ Library: openai. Its low-level `post` is used, for its typed `create` costs thre
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
+import logging
 import os
+import random
 import time
 import urllib.parse
 from collections.abc import Iterator, Sequence
@@ -22,8 +25,11 @@ from ..core.errors import EndpointError
 from ..core.params import Endpoint
 from ..core.redaction import hide_key, hide_userinfo
 
+logger = logging.getLogger(__name__)
+
 OPENAI_URL = "https://api.openai.com/v1"
 REST_S = 20.0  # of an address that failed, while others of the same endpoint do the work
+PATIENCE_S = 600.0  # with an endpoint that limits the rate, beyond the library's own retries
 BROKEN_BODY_WAIT_S = 0.2  # doubled with every retry
 _FATAL = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
 _ELSEWHERE = (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError)  # faults that another address may not have
@@ -70,6 +76,7 @@ class Transport:
     def __init__(self, role: str, endpoint: Endpoint, urls: Sequence[str], api_key: str):
         self.role = role
         self.endpoint = endpoint
+        self.is_closing = False  # then nobody waits for an endpoint that limits the rate
         self._key = api_key
         retries = endpoint.max_retries if len(urls) == 1 else min(1, endpoint.max_retries)  # then the next address is tried
         connections = httpx2.Limits(max_connections=endpoint.max_concurrency + 2, keepalive_expiry=60.0)
@@ -90,22 +97,28 @@ class Transport:
             EndpointError: If the endpoint refuses or stays away after all retries.
         """
         attempts = max(self.endpoint.max_retries, len(self._addresses) - 1)
-        for attempt in range(attempts + 1):
+        patient_until = time.monotonic() + (PATIENCE_S if self.endpoint.max_retries else 0.0)
+        for attempt in itertools.count():
             address = min(self._addresses, key=lambda each: (each.rests_until > time.monotonic(), each.in_flight))
             try:
                 with address.busy():
                     answer = await address.client.post("/chat/completions", cast_to=object, body=body)
                 return self._checked(answer, address)
             except json.JSONDecodeError as error:  # cut short on the way, as a body of no JSON at all is told by its type
-                if attempt == attempts:
+                if attempt >= attempts:
                     raise self._no_completion(address, f"({error})") from None
                 await asyncio.sleep(BROKEN_BODY_WAIT_S * 2**attempt)
             except openai.OpenAIError as error:
                 explained = self.explain(error, address.client)
-                if len(self._addresses) == 1 or attempt == attempts or not isinstance(error, _ELSEWHERE):
+                is_limited = isinstance(error, openai.RateLimitError) and not explained.fatal
+                waits = is_limited and time.monotonic() < patient_until and not self.is_closing
+                if not waits and (len(self._addresses) == 1 or attempt >= attempts or not isinstance(error, _ELSEWHERE)):
                     raise explained from None
                 address.rests_until = time.monotonic() + REST_S
-        raise AssertionError  # the last attempt returns or raises
+                if waits and all(each.rests_until > time.monotonic() for each in self._addresses):
+                    logger.warning("%s; waiting", explained)
+                    await asyncio.sleep(REST_S * random.uniform(0.5, 1.0))  # not all at once
+        raise AssertionError  # the loop ends by a return or an error
 
     def _checked(self, answer: object, address: Address) -> dict:
         """The answer, if it has the shape of a chat completion."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,3 +76,12 @@ def load_adapter(model: PreTrainedModel, name: str, adapter: Path, *, trainable:
         return PeftModel.from_pretrained(model, str(adapter), is_trainable=trainable)
     except (RuntimeError, ValueError, KeyError) as error:
         raise TrainingError(f"{adapter} does not fit {name}: {' '.join(str(error).split())[:200]}") from None
+
+
+def free_memory() -> None:
+    """Leave a GPU to the server that comes next, once nobody holds the model any more."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

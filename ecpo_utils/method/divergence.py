@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..core.schema import Message, PreferencePair
 from ..llm.lora import check_adapter
-from .backbone import load_adapter, load_backbone
+from .backbone import free_memory, load_adapter, load_backbone
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +57,10 @@ def compare_policies(name: str, adapter: Path, reference: Path, pairs: Sequence[
     model.load_adapter(str(adapter), adapter_name="policy")
     model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     with torch.no_grad():
-        return [_compare(model, tokenizer, pair) for pair in pairs]
+        found = [_compare(model, tokenizer, pair) for pair in pairs]
+    del model
+    free_memory()
+    return found
 
 
 def _compare(model: PeftModel, tokenizer: PreTrainedTokenizerBase, pair: PreferencePair) -> PairDivergence:

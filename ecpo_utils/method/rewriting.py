@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from ..core.artifacts import append_jsonl, digest, load_resumable, write_jsonl
-from ..core.concurrency import map_bounded
+from ..core.concurrency import FailuresInARow, map_bounded
 from ..core.errors import EndpointError, ParseError, TrainingError
-from ..core.matching import mentions_title, normalise
+from ..core.matching import mentions_title, normalise, title_words
 from ..core.quoting import quote_for_agents
 from ..core.schema import Action, Item, Message, PreferencePair, Rewrite, Step, Trajectory, Turn
 from ..dialogue.agents.actions import parse_action, render_action
@@ -30,6 +30,7 @@ REWRITE_TOKENS = 200
 NO_ACTION = "none, the user read an error message"
 APOLOGY = SYSTEM_ERROR.partition(".")[0]
 LENGTHENED = 1.5, 15  # an action of the same kind may have so many times the words of the original and so many more
+ENDPOINT_ERROR = "endpoint error"
 SHORTEST_TITLE = 7  # characters: shorter titles ("It", "Emma") are words of any reply; in quotes they are found all the same
 _ANSWER = re.compile(r"^\s*(?:change\s*:\s*(?P<thought>.*?))?\s*^\s*action\s*:\s*(?P<action>.*)", re.IGNORECASE | re.DOTALL | re.MULTILINE)
 _SENTENCE = re.compile(r"[^.!?]+[.!?]*")
@@ -87,7 +88,7 @@ async def rewrite_turns(
 
     Raises:
         TrainingError: If no turn is scored that low.
-        EndpointError: If no further call can succeed; finished records stay.
+        EndpointError: If no further call can succeed, or the endpoint failed on five replies in a row; finished records stay.
     """
     selected, config = select_turns(rows, threshold), _config(client, mode, confirmer)
     # the dialogue's own digest stands for how a confirmation is made
@@ -95,13 +96,16 @@ async def rewrite_turns(
     old = {(r.task_id, r.turn): r for r in load_resumable(path, Rewrite)}
     done = {key: r for key, r in old.items() if key in wanted and _is_current(r, wanted[key])}
     write_jsonl(path, done.values())
+    failures, titles = FailuresInARow("replies", path), index_titles(items)
 
     async def one(pair: tuple[Trajectory, Turn]) -> None:
         row, turn = pair
         key = row.task_id, turn.index
-        record = await _rewrite(row, turn, wanted[key], client, items, mode, confirmer)
+        record = await _rewrite(row, turn, wanted[key], client, items, titles, mode, confirmer)
         append_jsonl(path, record)
         done[key] = record
+        fault = record.thought if record.dropped == ENDPOINT_ERROR else None
+        failures.note(fault, is_known=key in old and old[key].thought == fault)
 
     waiting = [(row, turn) for row, turn in selected if (row.task_id, turn.index) not in done]
     await map_bounded(one, waiting, limit=client.endpoint.max_concurrency, description="rewriting", unit="reply")
@@ -122,6 +126,7 @@ async def _rewrite(
     record: Rewrite,
     client: ChatClient,
     items: Mapping[str, Item],
+    titles: Mapping[str, str],
     mode: RewriterMode,
     confirmer: Confirmer | None,
 ) -> Rewrite:
@@ -134,13 +139,13 @@ async def _rewrite(
             thought, action = await NarrowRewriter(client, meter).rewrite(row, turn, seen, is_error=_is_error(turn))
         else:
             thought, action = await _rewrite_whole(row, turn, record, seen, client, meter)
-        found = _checked(record, thought, action, row, turn, seen, items)
+        found = _checked(record, thought, action, row, turn, seen, titles)
         if confirmer and found.dropped is None:
             found = await _confirmed(found, row, turn, confirmer, meter)
     except EndpointError as error:
         if error.fatal:
             raise
-        return record.model_copy(update={"dropped": "endpoint error", "thought": str(error)})
+        return record.model_copy(update={"dropped": ENDPOINT_ERROR, "thought": str(error)})
     except ParseError as error:
         return record.model_copy(update={"dropped": "unreadable answer", "thought": str(error)})
     return found.model_copy(update={"usage": meter.by_role})
@@ -223,7 +228,7 @@ def _written(step: Step) -> str:
 def _is_current(old: Rewrite, new: Rewrite) -> bool:
     """Whether a stored record rests on the same state, reply, reason and rules, and is no fault of the endpoint."""
     same = all(getattr(old, name) == getattr(new, name) for name in ("prompt", "original", "score", "reason", "config"))
-    return same and old.dropped != "endpoint error"
+    return same and old.dropped != ENDPOINT_ERROR
 
 
 def _seen_items(row: Trajectory, turn: Turn, items: Mapping[str, Item]) -> list[Item]:
@@ -249,14 +254,14 @@ def _is_error(turn: Turn) -> bool:
 
 
 def _checked(
-    record: Rewrite, thought: str, action: Action, row: Trajectory, turn: Turn, seen: Sequence[Item], items: Mapping[str, Item]
+    record: Rewrite, thought: str, action: Action, row: Trajectory, turn: Turn, seen: Sequence[Item], titles: Mapping[str, str]
 ) -> Rewrite:
     """The record with the repaired action, and why it makes no pair, if so."""
     rewritten = render_action(action)
     changes = {"thought": thought, "rewritten": rewritten}
     if action.type != "invalid":
         changes["kept_words"] = kept_words(record.original, rewritten)
-    seen_titles, titles = [item.title for item in seen], [item.title for item in items.values()]
+    seen_titles = [item.title for item in seen]
     spoken = " ".join(message["content"] for message in record.prompt if message["role"] == "user")
     known = f"{spoken} {record.original} {' '.join(item.title + ' ' + item.description for item in seen)}"
     faults = {
@@ -308,14 +313,28 @@ def unsaid_names(text: str, reason: str, known: str) -> set[str]:
     return {name for name in _NAME.findall(text) if name in reason and not set(normalise(name).split()) <= words}
 
 
-def invents_title(text: str, seen: Sequence[str], titles: Sequence[str], spoken: str) -> bool:
-    """Whether a reply names an entry, or quotes a name, that the agent cannot know from a retrieval or the conversation."""
+def index_titles(items: Mapping[str, Item]) -> dict[str, str]:
+    """The database's titles by the words that `mentions_title` looks for, so that finding those in a reply takes no pass over all."""
+    return {title_words(item.title): item.title for item in items.values() if len(item.title) >= SHORTEST_TITLE}
+
+
+def invents_title(text: str, seen: Sequence[str], titles: Mapping[str, str], spoken: str) -> bool:
+    """Whether a reply names an entry, or quotes a name, that the agent cannot know from a retrieval or the conversation.
+
+    Args:
+        text: The reply.
+        seen: Titles that were retrieved.
+        titles: All of the database, from `index_titles`. One of a single word counts where the reply writes it as a name.
+        spoken: What the user said.
+    """
 
     def is_known(name: str) -> bool:
         return mentions_title(spoken, name) or any(mentions_title(name, title) or mentions_title(title, name) for title in seen)
 
-    named = [title for title in titles if len(title) >= SHORTEST_TITLE and mentions_title(text, title)]
-    return not all(map(is_known, [*named, *_QUOTED.findall(text)]))
+    words = normalise(text).split()
+    parts = (" ".join(words[i:j]) for i in range(len(words)) for j in range(i + 1, len(words) + 1))
+    named = [part for part in parts if part in titles and (" " in part or titles[part] in text)]
+    return not all(map(is_known, [*(titles[part] for part in named), *_QUOTED.findall(text)]))
 
 
 def kept_words(original: str, rewritten: str) -> float:

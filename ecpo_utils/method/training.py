@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import json
 import logging
 import math
@@ -22,12 +21,12 @@ from ..core.params import Params
 from ..core.schema import Message, PreferencePair, SFTExample
 from ..llm.lora import CARD
 from ..llm.models import weights_hashes
-from .backbone import add_adapter, load_adapter, load_backbone
+from .backbone import add_adapter, free_memory, load_adapter, load_backbone
 from .cards import write_card
 from .sequences import TokenizedDialogue, join_examples
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase, Trainer
+    from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +92,7 @@ def train_adapter(method: Method, params: Params, rows: TrainingSet, target: Pat
         facts |= {
             "lengths": lengths,
             "steps": trainer.state.global_step,
+            "processes": _num_processes(),
             "resumed_from": Path(checkpoint).name if checkpoint else None,
             "seconds": round(seconds := sum(line.get(STEP_SECONDS, 0.0) for line in trainer.state.log_history), 1),
             "tokens_per_second": round(lengths["tokens"] * trainer.args.num_train_epochs / seconds, 1),
@@ -103,7 +103,7 @@ def train_adapter(method: Method, params: Params, rows: TrainingSet, target: Pat
         _publish(model, work, target, facts)
     trainer.accelerator.wait_for_everyone()
     del trainer, model
-    _free_memory()
+    free_memory()
     return target
 
 
@@ -116,7 +116,7 @@ def last_checkpoint(work: Path) -> str | None:
         try:
             TrainerState.load_from_json(str(folder / "trainer_state.json"))  # the last file that is written
         except (OSError, ValueError, TypeError):
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)  # each process of a launch tries
     return get_last_checkpoint(str(work))
 
 
@@ -184,15 +184,6 @@ def _as_text(pair: PreferencePair, tokenizer: PreTrainedTokenizerBase) -> dict[s
     return row
 
 
-def _free_memory() -> None:
-    """Leave a GPU to the server that comes next."""
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
 def _check_rows(method: Method, rows: TrainingSet) -> None:
     if not rows.train:
         wanted = "raise num_sgpt_tasks" if method == "sft" else "raise satisfaction_threshold or num_ecpo_tasks"
@@ -244,16 +235,37 @@ def _count(tokenizer: PreTrainedTokenizerBase, pair: PreferencePair, answer: Seq
     return len(tokenizer.apply_chat_template([*pair.prompt, *answer], tokenize=True, return_dict=False))
 
 
+def _num_processes() -> int:
+    """How many processes `accelerate launch` or `torchrun` started for this training, 1 without them."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def share_batch(params: Params, prefix: str, num_processes: int) -> dict[str, int]:
+    """Rows a device takes at once, and steps to accumulate, so that all processes together take as many rows a step as one would.
+
+    A training is thereby the same on any number of GPUs, and goes on on another one.
+
+    Raises:
+        TrainingError: If the rows of a step cannot be shared out evenly.
+    """
+    names = "per_device_train_batch_size", "gradient_accumulation_steps"
+    size, accumulated = (getattr(params, f"{prefix}_{name}") for name in names)
+    share, rest = divmod(size * accumulated, num_processes)
+    if rest:
+        keys = " x ".join(f"{prefix}_{name}" for name in names)
+        raise TrainingError(f"{size * accumulated} rows a step ({keys}) cannot be shared by {num_processes} processes; change one of them")
+    size = math.gcd(share, size)
+    return dict(zip(names, (size, share // size), strict=True))
+
+
 def _trainer(method: Method, params: Params, model, tokenizer, rows: TrainingSet, work: Path) -> Trainer:  # noqa: ANN001
     """The TRL trainer of a method, with this study's settings in TRL's own words."""
     import torch
     from datasets import Dataset
 
     on_gpu = torch.cuda.is_available()
-    options = {
-        name: getattr(params, f"{_prefix(method)}_{name}")
-        for name in ("num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "max_length")
-    }
+    options = {name: getattr(params, f"{_prefix(method)}_{name}") for name in ("num_train_epochs", "max_length")}
+    options |= share_batch(params, _prefix(method), _num_processes())
     options |= {
         "output_dir": str(work),
         "learning_rate": getattr(params, f"{method}_learning_rate"),
@@ -292,24 +304,31 @@ def _trainer(method: Method, params: Params, model, tokenizer, rows: TrainingSet
     if method == "sft":
         from trl import SFTConfig, SFTTrainer
 
-        return _kept_whole(SFTTrainer(args=SFTConfig(**options, completion_only_loss=True), **common), rows, method)
+        return _kept_whole(SFTTrainer(args=_one_gpu(SFTConfig(**options, completion_only_loss=True)), **common), rows, method)
     if method == "dpo":
         from trl import DPOConfig, DPOTrainer
 
         losses = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, params.dpo_sft_weight]} if params.dpo_sft_weight else {}
         dpo = DPOConfig(**options, **losses, beta=params.dpo_beta, precompute_ref_log_probs=not on_gpu)
-        return _kept_whole(DPOTrainer(args=dpo, **common), rows, method)
+        return _kept_whole(DPOTrainer(args=_one_gpu(dpo), **common), rows, method)
     if method == "kto":
         from trl import KTOConfig, KTOTrainer
 
         for key in ("per_device_train_batch_size", "per_device_eval_batch_size"):
             options[key] = max(2, options[key])  # KTO estimates its KL term from mismatched rows of a batch
         kto = KTOConfig(**options, beta=params.kto_beta, precompute_ref_log_probs=not on_gpu)
-        return _kept_whole(KTOTrainer(args=kto, **common), rows, method)
+        return _kept_whole(KTOTrainer(args=_one_gpu(kto), **common), rows, method)
     from trl.experimental.cpo import CPOConfig, CPOTrainer
 
     simpo = CPOConfig(**options, beta=params.simpo_beta, simpo_gamma=params.simpo_gamma, loss_type="simpo", cpo_alpha=0.0)
-    return _kept_whole(CPOTrainer(args=simpo, **common), rows, method)
+    return _kept_whole(CPOTrainer(args=_one_gpu(simpo), **common), rows, method)
+
+
+def _one_gpu(args: TrainingArguments) -> TrainingArguments:
+    """Without a launcher transformers would copy the model to every GPU in sight (DataParallel), which TRL refuses."""
+    if args.n_gpu > 1:
+        args._n_gpu = 1
+    return args
 
 
 def _kept_whole(trainer: Trainer, rows: TrainingSet, method: Method) -> Trainer:

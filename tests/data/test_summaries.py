@@ -85,6 +85,13 @@ def test_items_of_a_folder_have_their_summaries(run):
     assert all(item.description.endswith("A matchmaker errs. She learns.") for item in items.values())
 
 
+def test_an_endpoint_that_goes_stops_the_summaries(run):
+    run.client = Client(error=EndpointError("overloaded"))
+    with pytest.raises(EndpointError, match="5 summaries in a row failed, stopped. Last error: EndpointError: overloaded"):
+        asyncio.run(preparation.prepare_summaries(run))
+    assert not run.paths.summaries("book").exists()
+
+
 def test_without_the_switch_and_for_builtin_data_nothing_is_asked(run):
     run.params.item_summaries = False
     assert asyncio.run(preparation.prepare_summaries(run)) == {} and preparation.load_items(run, "book") == load_builtin("book")[0]

@@ -11,13 +11,14 @@ from scripted_models import FULL, ITEMS, NARROW, PERSONA, ScriptedStudy, choice,
 from stub_endpoint import Reply
 
 from ecpo_utils.core.artifacts import load_jsonl
+from ecpo_utils.core.concurrency import MAX_FAILED_IN_A_ROW
 from ecpo_utils.core.errors import EndpointError, SchemaError
 from ecpo_utils.core.params import load_profile
 from ecpo_utils.core.paths import repository_root
 from ecpo_utils.core.schema import Step, Trajectory
 from ecpo_utils.dialogue import agents
 from ecpo_utils.dialogue.agents import FRAMEWORKS, ReAct
-from ecpo_utils.dialogue.rollout import MAX_FAILED_IN_A_ROW, SHARED, SHARED_PROMPTS, System, dialogue_config, rollout
+from ecpo_utils.dialogue.rollout import SHARED, SHARED_PROMPTS, System, dialogue_config, rollout
 
 PROMPTS = repository_root() / "ecpo_utils" / "llm" / "prompts"
 TASKS = [make_task(item, f"u{number}") for number, item in enumerate(ITEMS[:3])]

@@ -51,6 +51,15 @@ def test_no_call_is_sent_once_the_limit_is_reached(ask, stub_endpoint):
     assert caught.value.fatal and len(stub_endpoint.chats) == 2
 
 
+def test_half_a_line_in_the_log_of_calls_is_cut_off(ask, stub_endpoint, tmp_path):
+    stub_endpoint.answer = lambda request: Reply("x", prompt_tokens=10, completion_tokens=5)
+    ask(100.0, "a")
+    with open(tmp_path / "calls.jsonl", "a") as log:
+        log.write('{"time": 1')
+    assert ask(100.0, "b").spent_usd == pytest.approx(4.0)
+    assert len([json.loads(line) for line in (tmp_path / "calls.jsonl").read_text().splitlines()]) == 2
+
+
 def test_what_an_earlier_run_spent_counts_and_cached_answers_do_not(ask, stub_endpoint, tmp_path):
     stub_endpoint.answer = lambda request: Reply("x", prompt_tokens=10, completion_tokens=5)
     ask(100.0, "a", "a", "b")

@@ -14,6 +14,7 @@ from stub_endpoint import Reply, StubEndpoint
 
 from ecpo_utils.core.errors import EndpointError, ModelError, ParseError
 from ecpo_utils.core.params import Endpoint
+from ecpo_utils.llm import transport
 from ecpo_utils.llm.cache import ResponseCache
 from ecpo_utils.llm.client import ChatClient, Completion, Meter
 from ecpo_utils.llm.endpoints import open_clients
@@ -174,6 +175,35 @@ def test_retry_after_is_honoured(ask, stub_endpoint, make_client):
     assert ask(make_client()).text == "fine"
     first, second = stub_endpoint.chats
     assert 1.0 <= second.time - first.time < 3.0
+
+
+def test_an_endpoint_that_goes_on_limiting_the_rate_is_waited_for(ask, stub_endpoint, make_client, monkeypatch):
+    monkeypatch.setattr(transport, "REST_S", 0.1)
+    stub_endpoint.script(*[Reply("slow down", status=429)] * 5, "fine")
+    assert ask(make_client(max_retries=1)).text == "fine"
+
+
+def test_patience_with_a_limited_rate_ends(ask, stub_endpoint, make_client, monkeypatch):
+    monkeypatch.setattr(transport, "REST_S", 0.1)
+    monkeypatch.setattr(transport, "PATIENCE_S", 0.5)
+    stub_endpoint.answer = lambda request: Reply("slow down", status=429)
+    with pytest.raises(EndpointError, match="slow down"):
+        ask(make_client(max_retries=1))
+
+
+def test_a_client_that_is_closed_waits_no_longer_for_a_limited_rate(run, stub_endpoint, make_client, monkeypatch):
+    monkeypatch.setattr(transport, "REST_S", 0.4)
+    stub_endpoint.answer = lambda request: Reply("slow down", status=429)
+    client = make_client(max_retries=1)
+
+    async def closed():
+        asked = asyncio.create_task(client.complete([{"role": "user", "content": "a"}], max_tokens=5))
+        await asyncio.sleep(0.1)
+        await client.close()
+        return await asyncio.gather(asked, return_exceptions=True)
+
+    (error,) = run(closed())
+    assert isinstance(error, EndpointError)
 
 
 def test_retries_end_and_the_error_is_not_fatal(ask, stub_endpoint, make_client):

@@ -6,11 +6,11 @@ from scripted_models import ITEMS, choice
 from stub_endpoint import Reply
 
 from ecpo_utils.core.artifacts import load_jsonl
-from ecpo_utils.core.errors import TrainingError
+from ecpo_utils.core.errors import EndpointError, TrainingError
 from ecpo_utils.core.schema import Confirmation, Rewrite
 from ecpo_utils.dialogue.agents.base import SYSTEM_ERROR
 from ecpo_utils.dialogue.confirmation import Confirmer
-from ecpo_utils.method.rewriting import build_pairs, invents_title, kept_words, rewrite_turns, select_turns, unsaid_names
+from ecpo_utils.method.rewriting import build_pairs, index_titles, invents_title, kept_words, rewrite_turns, select_turns, unsaid_names
 
 CATALOGUE = {item.item_id: item for item in ITEMS}
 ASK = "Change: take it up.\nAction: Ask[Alone, I see! Short or long sessions?]"
@@ -138,12 +138,18 @@ def test_a_title_that_was_retrieved_may_be_named(make_row, rewrite):
 
 
 def test_titles_in_quotes_and_whole_titles_are_found():
-    titles = [item.title for item in ITEMS]
+    titles = index_titles(CATALOGUE)
     assert invents_title("Try Iron Orchard!", ["Quiet Orbit"], titles, "")
     assert not invents_title("Try Iron Orchard!", ["Iron Orchard"], titles, "")
     assert not invents_title("You said Iron Orchard.", [], titles, "User: I own Iron Orchard.")
     assert invents_title('Try "Nothing Real"!', ["Iron Orchard"], titles, "")
     assert not invents_title('A "quiet evening" it is.', [], titles, "User: a quiet evening")
+
+
+def test_a_title_of_one_word_counts_where_it_is_written_as_a_name():
+    titles = index_titles({"x": ITEMS[0].model_copy(update={"title": "Mystery"})})
+    assert titles == {"mystery": "Mystery"}
+    assert invents_title("Then Mystery is for you.", [], titles, "") and not invents_title("A slow mystery, then?", [], titles, "")
 
 
 def test_kept_words_is_one_for_the_same_text_and_falls_with_changes():
@@ -167,6 +173,18 @@ def test_a_reply_that_changed_since_is_rewritten_anew(make_row, rewrite):
     row.turns[0].steps[0].output, row.turns[0].steps[0].action.argument = "Ask[With whom?]", "With whom?"
     (record,) = rewrite([row], "Action: Ask[With whom, and how long?]")
     assert record.original == "Ask[With whom?]" and record.rewritten == "Ask[With whom, and how long?]"
+
+
+def test_an_endpoint_that_goes_stops_the_rewriting_and_what_is_finished_stays(make_row, rewrite, tmp_path):
+    rows = [make_row(f"game/u{i}/g1") for i in range(8)]
+    for number, row in enumerate(rows):
+        row.turns[0].user_message = f"Something else, {number}."
+    answers = iter([ASK, *[Reply("overloaded", status=503)] * 7])
+    with pytest.raises(EndpointError, match=r"5 replies in a row failed, stopped; finished ones are kept in .*rewrites\.jsonl.*overloaded"):
+        rewrite(rows, lambda body: next(answers))
+    kept = load_jsonl(tmp_path / "rewrites.jsonl", Rewrite)
+    assert [record.dropped for record in kept] == [None] + ["endpoint error"] * 5
+    assert [record.dropped for record in rewrite(rows, ASK)] == [None] * 8
 
 
 def test_an_endpoint_that_fails_once_costs_one_reply(make_row, rewrite):

@@ -15,7 +15,7 @@ from ecpo_utils.method.backbone import load_adapter, load_backbone
 from ecpo_utils.method.divergence import compare_policies
 from ecpo_utils.method.sequences import join_examples
 from ecpo_utils.method.sgpt import build_sft_examples
-from ecpo_utils.method.training import TrainingSet, load_history, preference_rows, train_adapter
+from ecpo_utils.method.training import TrainingSet, load_history, preference_rows, share_batch, train_adapter
 
 
 @pytest.fixture
@@ -266,6 +266,31 @@ def test_simpo_learns_one_end_mark_per_answer(sgpt, tiny, make_params, pairs, tm
             learned = tokenizer.decode([token for token in labels if token != -100])
             assert learned == getattr(pair, name)[0]["content"] + "<|im_end|>"
             assert tokenizer.decode(row[f"{name}_input_ids"]).startswith("<|im_start|>system") and labels[0] == -100
+
+
+@pytest.mark.parametrize(
+    ("rows", "processes", "expected"),
+    [((2, 16), 1, (2, 16)), ((2, 16), 4, (2, 4)), ((4, 2), 4, (2, 1)), ((1, 8), 8, (1, 1)), ((3, 4), 4, (3, 1))],
+)
+def test_all_processes_together_take_the_rows_of_one(make_params, rows, processes, expected):
+    names = "per_device_train_batch_size", "gradient_accumulation_steps"
+    params = make_params(**{f"dpo_{name}": value for name, value in zip(names, rows, strict=True)})
+    found = share_batch(params, "dpo", processes)
+    assert tuple(found[name] for name in names) == expected
+
+
+def test_rows_that_cannot_be_shared_evenly_name_the_parameters(make_params):
+    params = make_params(sft_per_device_train_batch_size=1, sft_gradient_accumulation_steps=2)
+    with pytest.raises(TrainingError, match=r"2 rows a step \(sft_per_device_train_batch_size x sft_gradient.*\) cannot be shared by 4"):
+        share_batch(params, "sft", 4)
+
+
+def test_without_a_launcher_one_of_several_gpus_is_used(tmp_path):
+    from trl import SFTConfig
+
+    args = SFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False)
+    args._n_gpu = 4  # as transformers finds them, once it has set up its devices
+    assert args.n_gpu == 4 and training._one_gpu(args).n_gpu == 1
 
 
 def test_nothing_to_train_on_says_which_number_to_raise(tiny, make_params, pairs, tmp_path):
