@@ -124,9 +124,9 @@ def win_rate(verdicts: Sequence[Verdict], *, dimension: str = "final") -> WinRat
     )
 
 
-def outcomes(verdicts: Sequence[Verdict], *, dimension: str = "final") -> dict[str, float | None]:
-    """`outcome` of every pair by task, for comparisons on the same tasks."""
-    return {pair[0].task_id: outcome(pair, dimension) for pair in group_pairs(verdicts)}
+def outcomes(verdicts: Sequence[Verdict]) -> dict[str, float | None]:
+    """The final `outcome` of every pair by task, for comparisons on the same tasks."""
+    return {pair[0].task_id: outcome(pair, "final") for pair in group_pairs(verdicts)}
 
 
 def win_rate_json(verdicts: Sequence[Verdict]) -> dict:
