@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from ecpo_utils.evaluate.statistics import Rate, mean, proportion
@@ -14,12 +16,13 @@ def test_proportion_has_the_wilson_interval():
 
 def test_proportion_of_nothing_has_no_value():
     assert proportion(0, 0) == Rate(None, None, None, 0)
+    assert proportion(0, 0, num_unscored=3) == Rate(None, None, None, 0, 3)
 
 
-@pytest.mark.parametrize(("successes", "n"), [(3, 2), (-1, 2), (1, 0)])
-def test_proportion_refuses_impossible_counts(successes, n):
+@pytest.mark.parametrize(("total", "n"), [(3, 2), (-1, 2), (1, 0), (-0.5, 1), (1.5, 1), (math.nan, 2)])
+def test_proportion_refuses_impossible_totals(total, n):
     with pytest.raises(ValueError, match="expected 0 <= total <= n"):
-        proportion(successes, n)
+        proportion(total, n)
 
 
 def test_mean_skips_and_counts_unscored_values():
