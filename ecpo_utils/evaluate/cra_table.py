@@ -12,7 +12,7 @@ from ..core.schema import Domain, Trajectory, Verdict
 from .comparison import Comparison, PairedDifference, Values, compare_all, holm, tasks_needed
 from .metrics import is_recalled, is_success, summarize
 from .paper import paper_results
-from .statistics import Rate, mean
+from .statistics import Rate, average, mean
 from .tables import Played, comparison_table, rate_columns
 from .win_rates import WinRate, outcomes, win_rate
 
@@ -102,7 +102,7 @@ def _effort(rows: Sequence[Trajectory], name: str) -> dict:
     return {
         **rate_columns("calls_per_dialogue", mean(agent_calls(row) for row in rows)),
         **rate_columns("calls_per_turn", mean(agent_calls(row) / num_replies(row) for row in answered)),
-        "queries_per_turn": mean(num_queries(row) / num_replies(row) for row in answered).value,
+        "queries_per_turn": average(num_queries(row) / num_replies(row) for row in answered),
         "paper_calls": ORDERS.get(name.rpartition("_")[0], ""),
         **rate_columns("seconds_per_dialogue", seconds_per_dialogue(rows)),
     }

@@ -9,7 +9,7 @@ import pandas as pd
 
 from ..core.schema import Action, Step, Trajectory, Turn
 from ..dialogue.agents.actions import render_action
-from .statistics import Rate, mean, proportion
+from .statistics import Rate, average, mean, proportion
 from .tables import Played, rate_columns
 
 SHOWN_CHARACTERS = 160
@@ -89,7 +89,7 @@ def _conduct(rows: Sequence[Trajectory]) -> dict[str, Rate]:
         **{title: share(any(fault in turn.user_faults for turn in row.turns) for row in rows) for title, fault in faults.items()},
         "failed": share(row.status == "failed" for row in rows),
         "ended by user": share(row.status == "ended_by_user" for row in rows),
-        "retries per message": mean(sum(turn.user_retries for turn in row.turns) / len(row.turns) if row.turns else None for row in rows),
+        "retries per message": mean(average(turn.user_retries for turn in row.turns) for row in rows),
     }
 
 

@@ -57,6 +57,12 @@ def proportion(total: float, n: int, *, num_unscored: int = 0) -> Rate:
     return Rate(total / n, float(low) if total else 0.0, float(high) if total < n else 1.0, n, num_unscored)
 
 
+def average(values: Iterable[float | None]) -> float | None:
+    """Mean without an interval; None is unscored and left out, and the mean of nothing."""
+    scored = [value for value in values if value is not None]
+    return float(np.mean(scored)) if scored else None
+
+
 def mean(values: Iterable[float | None], *, seed: int = 0) -> Rate:
     """Mean with a percentile bootstrap interval. Library: scipy.stats.bootstrap.
 

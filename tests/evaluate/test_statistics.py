@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from ecpo_utils.evaluate.statistics import Rate, mean, proportion
+from ecpo_utils.evaluate.statistics import Rate, average, mean, proportion
 
 
 def test_proportion_has_the_wilson_interval():
@@ -23,6 +23,10 @@ def test_proportion_of_nothing_has_no_value():
 def test_proportion_refuses_impossible_totals(total, n):
     with pytest.raises(ValueError, match="expected 0 <= total <= n"):
         proportion(total, n)
+
+
+def test_average_skips_unscored_values():
+    assert average([1, None, 2]) == 1.5 and average([None]) is average([]) is None
 
 
 def test_mean_skips_and_counts_unscored_values():
