@@ -115,8 +115,6 @@ def profile_lacks(params: Params, probe: Callable[[str, str], str]) -> list[str]
             lacks[lack] = None
     if locate_model(params.embedder) is None and not _can_fetch(params.embedder):
         lacks[f"model {params.embedder}"] = None
-    if params.data_source == "release" and not params.release_dir:
-        lacks["release_dir"] = None
     if params.data_source == "folder":
         lacks |= dict.fromkeys(folder_lacks(params.data_dir, params.domains))
     return list(lacks)

@@ -8,7 +8,6 @@ import importlib.metadata
 import logging
 import os
 import platform
-import random
 import subprocess
 import time
 from collections.abc import AsyncIterator
@@ -158,7 +157,6 @@ def open_run(notebook: str, namespace: dict) -> Run:
     scope = "all" if params.domains == standard.domains else "-".join(params.domains)
     if changed:
         logger.warning("parameters differ from params/%s.yaml: %s", profile, ", ".join(f"{k}={v!r}" for k, v in changed.items()))
-    random.seed(params.seed)
     run = Run(notebook, params, RunPaths(root, profile, digest(changed, 8) if changed else "", scope), frozenset(given), tuple(changed))
     with writing(run.paths.run):
         run.paths.run.mkdir(parents=True, exist_ok=True)
