@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 from .core.artifacts import digest, write_json, writing
 from .core.concurrency import available_cores
@@ -87,11 +88,8 @@ class Run:
 
     def provenance(self, **facts: object) -> dict:
         """Commit, parameters, model hashes, seeds, versions: what a figure or a manifest states."""
-        names = {
-            getattr(self.params, role).model
-            for role in ("persona", "simulator", "expert", "cra", "rewriter", "judge")
-            if getattr(self.params, role).provider != "openai"
-        } | {self.params.embedder}
+        endpoints = [getattr(self.params, role) for role in get_args(Role)]
+        names = {endpoint.model for endpoint in endpoints if endpoint.provider != "openai"} | {self.params.embedder}
         return {
             "notebook": self.notebook,
             "profile": self.params.profile,
