@@ -13,10 +13,10 @@ from .dialogue.confirmation import Confirmer
 from .dialogue.retrieval import Embedder
 from .dialogue.rollout import System, rollout
 from .evaluate.separation import JudgedPair, judge_flaw_pairs, load_flaw_pairs
+from .evaluate.tables import Played
 from .preparation import open_databases
 from .run import Run
 
-Played = dict[Domain, dict[str, list[Trajectory]]]
 BACKBONES: Mapping[str, Role] = {"expert": "expert", "base": "cra"}  # last word of a system's name and the role that it stands for
 
 

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import pandas as pd
 
 from ..core.schema import Domain, Trajectory, Verdict
 from .comparison import Comparison, PairedDifference, Values, compare_all, holm, tasks_needed
-from .metrics import is_recalled, is_success, summarize
+from .metrics import AGENT_ROLES, is_recalled, is_success, summarize
 from .paper import paper_results
 from .statistics import Rate, average, mean
-from .tables import Played, comparison_table, rate_columns
+from .tables import EXPERT, Played, comparison_table, rate_columns
 from .win_rates import WinRate, outcomes, win_rate
 
 Verdicts = Mapping[tuple[str, str], Sequence[Verdict]]
 Judged = Mapping[Domain, Verdicts]
 Measure = Literal["success", "recall", "win"]
-MEASURES: tuple[Measure, ...] = ("success", "recall", "win")
-YARDSTICK = "actcrs_expert"
-AGENT_ROLES = ("expert", "cra")
 ORDERS = {"chatrec": "O(N)", "react": "O(M+2N)", "macrs": "O(M+4N)", "actcrs": "O(M+N)"}  # the paper's, per dialogue
 
 
@@ -53,14 +50,14 @@ def cra_table(played: Played, judged: Judged, profile: str) -> pd.DataFrame:
 
     Args:
         played: Trajectories by domain and system, whose name is FRAMEWORK_BACKBONE.
-        judged: Verdicts by domain and (system, other); the win rate is that over `YARDSTICK`, whose own, 0.5 by definition, is left empty.
+        judged: Verdicts by domain and (system, other); the win rate is that over `EXPERT`, whose own, 0.5 by definition, is left empty.
         profile: Marks the rows.
     """
     rows = []
     for domain, systems in played.items():
         for name, trajectories in systems.items():
             published = paper_results()["table1"].get(name, {}).get(domain, {})
-            verdicts = judged.get(domain, {}).get((name, YARDSTICK))
+            verdicts = judged.get(domain, {}).get((name, EXPERT))
             rows.append(
                 {"domain": domain, "system": name, "profile": profile}
                 | _success(trajectories, published)
@@ -111,7 +108,7 @@ def _effort(rows: Sequence[Trajectory], name: str) -> dict:
 def system_comparisons(played: Played, judged: Judged, baseline: str, *, seed: int) -> pd.DataFrame:
     """Every system against the baseline on the same tasks, per measure and domain: paired interval and sign-flip test over users.
 
-    Each measure is one family of Holm's adjustment, over all its domains. Wins are over `YARDSTICK`, whose own value is 0.5 on every task.
+    Each measure is one family of Holm's adjustment, over all its domains. Wins are over `EXPERT`, whose own value is 0.5 on every task.
 
     Args:
         played: Trajectories by domain and system.
@@ -124,7 +121,7 @@ def system_comparisons(played: Played, judged: Judged, baseline: str, *, seed: i
         0.8, if systems differ as measured; none where they do not.
     """
     found: list[tuple[Measure, Domain, Comparison]] = []
-    for measure in MEASURES:
+    for measure in get_args(Measure):
         family = [
             (domain, each)
             for domain, systems in played.items()
@@ -148,7 +145,7 @@ def _user(row: Trajectory) -> str:
 def _compare_domain(
     measure: Measure, systems: Mapping[str, Sequence[Trajectory]], verdicts: Verdicts, baseline: str, seed: int
 ) -> list[Comparison]:
-    judged = {name: None if name == YARDSTICK else verdicts.get((name, YARDSTICK), []) for name in systems}
+    judged = {name: None if name == EXPERT else verdicts.get((name, EXPERT), []) for name in systems}
     values = {name: _values(measure, rows, judged[name]) for name, rows in systems.items()}
     users = {row.task_id: _user(row) for rows in systems.values() for row in rows}
     return compare_all(values, baseline, seed, groups=users)

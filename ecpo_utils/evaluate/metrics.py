@@ -13,6 +13,7 @@ from ..dialogue.agents.base import SYSTEM_ERROR
 from .statistics import Rate, average, mean, proportion
 
 SUB_SCORES = ("flexibility", "coherence", "guidance")
+AGENT_ROLES = ("expert", "cra")  # whose calls are the agent's
 LOG_SYSTEM_ERROR = "Sorry, System Error"
 
 

@@ -15,7 +15,7 @@ from .cra_table import Judged, cra_table
 from .judges import DIMENSIONS
 from .paper import paper_results
 from .statistics import Rate, average, mean, proportion
-from .tables import Played, outcome_cells, rate_cell, rate_columns, win_cells
+from .tables import EXPERT, Played, outcome_cells, rate_cell, rate_columns, win_cells
 from .win_rates import win_rate
 
 FAULTS = ("system error", "repeats itself", "misses the message", "out of context", "no next step")
@@ -193,7 +193,7 @@ def dimension_table(judged: Judged, profile: str) -> pd.DataFrame:
     rows = []
     for domain, comparisons in judged.items():
         for (first, second), verdicts in comparisons.items():
-            published = paper_results()["figure5"].get(first, {}).get(domain, {}) if second == "actcrs_expert" else {}
+            published = paper_results()["figure5"].get(first, {}).get(domain, {}) if second == EXPERT else {}
             for dimension in DIMENSIONS:
                 found = win_rate(verdicts, dimension=dimension)
                 rows.append(
