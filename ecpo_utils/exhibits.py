@@ -1,4 +1,4 @@
-"""Every figure and table of a run, drawn from its files alone: no model is asked. What `make figures` does with `results/`."""
+"""Figures and tables of a run, drawn from its files alone; only 01_data asks a model and is not here. What `make figures` does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stages of notebooks 06 to 10: the expert's successes, SGPT, its rollouts, rewriting, preference optimization."""
+"""Stages of notebooks 06 to 11, and of `ecpo train` and `ecpo export`: the expert's successes, SGPT, rewriting, preference optimization."""
 
 from __future__ import annotations
 
