@@ -6,11 +6,10 @@ import textwrap
 
 from .chat import ChatSession, ChatTurn
 from .core.errors import ArtifactError, EcpoError
-from .core.schema import Action, Confirmation, Step
-from .dialogue.agents.actions import render_action
+from .core.schema import Confirmation
 from .dialogue.confirmation import MAXIMA
+from .evaluate.dialogues import step_lines
 
-SHOWN_CHARACTERS = 200
 WIDTH = 110
 
 
@@ -24,24 +23,9 @@ def render_steps(chat_turn: ChatTurn) -> list[str]:
     """What the agent did before it spoke: thoughts, plans, actions, and the titles of each retrieval."""
     lines = []
     for step, titles in zip(chat_turn.turn.steps, chat_turn.retrieved, strict=True):
-        lines += [f"  {text}" for text in _describe(step)]
+        lines += [f"  {text}" for text in step_lines(step)]
         lines += [f"      {number}. {title}" for number, title in enumerate(titles, 1)]
     return lines
-
-
-def _describe(step: Step) -> list[str]:
-    if step.is_unusable:
-        return [f"{step.purpose} that cannot be read, after {step.attempts} attempts: {_short(step.output)!r}"]
-    if step.retrieval:
-        return [f"Search[{_short(step.retrieval.query)}]"]
-    if step.action:
-        said = Action(type=step.action.type, argument="...")  # its argument is the reply, which follows
-        return [render_action(step.action if step.action.type == "search" else said)]
-    return [] if step.purpose == "reply" else [f"{step.purpose}: {_short(step.output)}"]
-
-
-def _short(text: str) -> str:
-    return textwrap.shorten(text, SHOWN_CHARACTERS, placeholder=" ...")
 
 
 def render_reply(chat_turn: ChatTurn) -> list[str]:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import psutil
 
@@ -18,12 +19,12 @@ from .core.errors import EcpoError
 from .core.params import Endpoint, Params, load_profile
 from .core.paths import cache_root, repository_root
 from .core.redaction import hide_key, hide_userinfo
+from .core.schema import Role
 from .data.folder import folder_lacks
 from .llm.models import load_registry, locate_model
 from .llm.servers import list_servers
 from .llm.transport import OPENAI_URL, endpoint_urls, on_loopback
 
-ROLES = ("persona", "simulator", "expert", "cra", "rewriter", "judge")
 NEEDED_GB = {"embedded": 6, "vllm": 12}
 PROBE_TIMEOUT_S = 5.0
 
@@ -81,7 +82,7 @@ def _key_lines(profiles: list[Params]) -> list[str]:
     """Each environment variable that a profile takes a key from, whether it is set, and which profiles those are."""
     users: dict[str, dict[str, bool]] = {}
     for params in profiles:
-        for endpoint in (getattr(params, role) for role in ROLES):
+        for endpoint in (getattr(params, role) for role in get_args(Role)):
             if endpoint.provider == "openai":
                 needs = users.setdefault(endpoint.api_key_env, {})
                 needs[params.profile] = needs.get(params.profile, False) or not endpoint_urls(endpoint)
@@ -110,13 +111,11 @@ def _profile_line(name: str, params: Params | EcpoError, probe: Callable[[str, s
 def profile_lacks(params: Params, probe: Callable[[str, str], str]) -> list[str]:
     """What must be added to this machine before the profile can run; empty if nothing. `probe`: see `probe_endpoint`."""
     lacks: dict[str, None] = {}
-    for role in ROLES:
+    for role in get_args(Role):
         for lack in _endpoint_lacks(getattr(params, role), probe):
             lacks[lack] = None
     if locate_model(params.embedder) is None and not _can_fetch(params.embedder):
         lacks[f"model {params.embedder}"] = None
-    if params.data_source == "release" and not params.release_dir:
-        lacks["release_dir"] = None
     if params.data_source == "folder":
         lacks |= dict.fromkeys(folder_lacks(params.data_dir, params.domains))
     return list(lacks)

@@ -1,4 +1,4 @@
-"""Every figure and table of a run, drawn from its files alone: no model is asked. What `make figures` does with `results/`."""
+"""Figures and tables of a run, drawn from its files alone; only 01_data asks a model and is not here. What `make figures` does."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from .core.errors import ArtifactError, TrainingError
 from .core.schema import Domain, PersonaRecord, Rewrite, Verdict
 from .evaluate import figures, reliability, tables, tuning_figures, tuning_tables
 from .evaluate.cases import case_table
-from .evaluate.cra_table import backbone_win_rates, cra_table, system_comparisons
+from .evaluate.cra_table import Judged, backbone_win_rates, cra_table, system_comparisons
 from .evaluate.damage import FLAWS, SEVERITIES
 from .evaluate.dialogues import simulator_conduct
 from .evaluate.diversity import summarize_diversity
 from .evaluate.separation import JudgedPair, separation_table
-from .judging import EXPERT, EXPERT_LOG, framework_comparisons, load_reliability
+from .evaluate.tables import EXPERT, Played
+from .judging import EXPERT_LOG, framework_comparisons, load_reliability
 from .method.training import load_history
 from .run import Run
-from .simulation import Played, load_played
+from .simulation import BACKBONES, load_played
 from .tuning import TUNED, cost_table, domains_to_tune, load_cases, load_divergence, main_comparisons, tuned_systems
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Exhibit:
     draw: Callable[[Run], Drawing]
 
 
-def _judged(run: Run, comparisons: Sequence[tuple[str, str]], played: Played) -> dict:
+def _judged(run: Run, comparisons: Sequence[tuple[str, str]], played: Played) -> Judged:
     """Verdicts on the tasks that were played."""
     found = {}
     for domain, systems in played.items():
@@ -78,8 +79,8 @@ def _separation(run: Run) -> Drawing:
     return table, figures.plot_separation(table, run.label)
 
 
-def _frameworks(run: Run) -> tuple[Played, dict]:
-    names = [f"{name}_{backbone}" for name in run.params.frameworks for backbone in ("expert", "base")]
+def _frameworks(run: Run) -> tuple[Played, Judged]:
+    names = [f"{name}_{backbone}" for name in run.params.frameworks for backbone in BACKBONES]
     played = load_played(run, names, run.domains_among("cra_domains"), "04_prompt_based_cras", limit="num_cra_tasks")
     return played, _judged(run, framework_comparisons(run.params.frameworks), played)
 
@@ -152,7 +153,7 @@ def _rewritten(run: Run) -> Drawing:
     return table, tuning_figures.plot_rewrites(table)
 
 
-def _main(run: Run) -> tuple[Played, dict]:
+def _main(run: Run) -> tuple[Played, Judged]:
     played = load_played(run, [EXPERT, "actcrs_base", *tuned_systems(run.params)], domains_to_tune(run), "10_main_results")
     return played, _judged(run, main_comparisons(run.params), played)
 

@@ -5,23 +5,23 @@ from __future__ import annotations
 import contextlib
 import json
 import random
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 from .core.artifacts import write_json, write_jsonl
 from .core.errors import ArtifactError
-from .core.schema import Domain, Trajectory, Verdict
+from .core.schema import Domain, Verdict
 from .evaluate.damage import FLAWS, SEVERITIES, damage
 from .evaluate.judges import Judge, Pair, make_judge
+from .evaluate.tables import EXPERT, Played
 from .evaluate.transcripts import Transcript, cut_at_line_break, load_transcripts, pair_transcripts, trajectory_transcript
 from .evaluate.verdicts import judge_pairs, rule_verdicts
 from .run import Run
-from .simulation import load_played
+from .simulation import BACKBONES, load_played
 
 T = TypeVar("T")
-EXPERT = "actcrs_expert"  # whose dialogues are the yardstick
 EXPERT_LOG = "actcrs_gpt"  # the released log of the expert: ActCRS on GPT-4o mini
 
 
@@ -40,7 +40,7 @@ def sample_tasks(values: Sequence[T], num: int, seed: int) -> list[T]:
 
 
 async def judge_systems(
-    run: Run, played: Mapping[Domain, Mapping[str, Sequence[Trajectory]]], comparisons: Sequence[tuple[str, str]]
+    run: Run, played: Played, comparisons: Sequence[tuple[str, str]]
 ) -> dict[Domain, dict[tuple[str, str], list[Verdict]]]:
     """Hold systems of a run against each other; writes `verdicts/A_vs_B.jsonl`, resumes, pays for no call twice.
 
@@ -57,14 +57,13 @@ async def judge_systems(
             for first, second in comparisons:
                 pairs = pair_transcripts(spoken[first], spoken[second], names=(first, second))
                 path = run.paths.verdicts(domain, first, second)
-                verdicts = await judge_pairs(judge, pairs, first=first, second=second, path=path, keep_others=True)
-                found[domain][first, second] = verdicts
+                found[domain][first, second] = await judge_pairs(judge, pairs, first=first, second=second, path=path, keep_others=True)
     return found
 
 
 def framework_comparisons(frameworks: Sequence[str]) -> list[tuple[str, str]]:
     """Who is held against whom: everyone against the expert's ActCRS (Table 1), small backbones against their experts (Table 4)."""
-    systems = [f"{framework}_{backbone}" for backbone in ("expert", "base") for framework in frameworks]
+    systems = [f"{framework}_{backbone}" for backbone in BACKBONES for framework in frameworks]
     table1 = [(system, EXPERT) for system in systems if system != EXPERT] if "actcrs" in frameworks else []
     table4 = [(f"{framework}_base", f"{framework}_expert") for framework in frameworks]
     return list(dict.fromkeys([*table1, *table4]))

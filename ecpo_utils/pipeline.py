@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, get_args
 
 import nbformat
 import psutil
@@ -21,9 +21,9 @@ from .core.artifacts import writing
 from .core.errors import ArtifactError, EcpoError, ModelError, ParamsError
 from .core.params import Params, load_profile
 from .core.paths import RunPaths, repository_root
+from .core.schema import Role
 from .data.folder import folder_lacks
 from .dialogue.agents import find_framework
-from .doctor import ROLES
 from .llm.models import find_model
 from .llm.servers import check_loadable, server_spec
 from .workflow import NEEDS, domains_parameter
@@ -80,7 +80,7 @@ def _check_models(params: Params) -> None:
     role = "embedder"
     try:
         find_model(params.embedder)
-        for role in ROLES:
+        for role in get_args(Role):
             endpoint = getattr(params, role)
             if endpoint.provider != "openai":
                 check_loadable(server_spec(endpoint.provider, endpoint.model, adapter=endpoint.adapter))

@@ -8,12 +8,12 @@ import importlib.metadata
 import logging
 import os
 import platform
-import random
 import subprocess
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 from .core.artifacts import digest, write_json, writing
 from .core.concurrency import available_cores
@@ -88,11 +88,8 @@ class Run:
 
     def provenance(self, **facts: object) -> dict:
         """Commit, parameters, model hashes, seeds, versions: what a figure or a manifest states."""
-        names = {
-            getattr(self.params, role).model
-            for role in ("persona", "simulator", "expert", "cra", "rewriter", "judge")
-            if getattr(self.params, role).provider != "openai"
-        } | {self.params.embedder}
+        endpoints = [getattr(self.params, role) for role in get_args(Role)]
+        names = {endpoint.model for endpoint in endpoints if endpoint.provider != "openai"} | {self.params.embedder}
         return {
             "notebook": self.notebook,
             "profile": self.params.profile,
@@ -158,7 +155,6 @@ def open_run(notebook: str, namespace: dict) -> Run:
     scope = "all" if params.domains == standard.domains else "-".join(params.domains)
     if changed:
         logger.warning("parameters differ from params/%s.yaml: %s", profile, ", ".join(f"{k}={v!r}" for k, v in changed.items()))
-    random.seed(params.seed)
     run = Run(notebook, params, RunPaths(root, profile, digest(changed, 8) if changed else "", scope), frozenset(given), tuple(changed))
     with writing(run.paths.run):
         run.paths.run.mkdir(parents=True, exist_ok=True)

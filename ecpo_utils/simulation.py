@@ -13,10 +13,10 @@ from .dialogue.confirmation import Confirmer
 from .dialogue.retrieval import Embedder
 from .dialogue.rollout import System, rollout
 from .evaluate.separation import JudgedPair, judge_flaw_pairs, load_flaw_pairs
+from .evaluate.tables import Played
 from .preparation import open_databases
 from .run import Run
 
-Played = dict[Domain, dict[str, list[Trajectory]]]
 BACKBONES: Mapping[str, Role] = {"expert": "expert", "base": "cra"}  # last word of a system's name and the role that it stands for
 
 
@@ -49,13 +49,12 @@ async def check_separation(run: Run) -> list[JudgedPair]:
     return judged
 
 
-async def simulate(run: Run, systems: dict[str, Role], *, split: str = "test", framework: str = "actcrs", **options: object) -> Played:
-    """Let each system play each domain's tasks against the simulated user; resumes, and pays for no call twice.
+async def simulate(run: Run, systems: dict[str, Role], *, framework: str = "actcrs", **options: object) -> Played:
+    """Let each system play each domain's first `num_simulation_tasks` test tasks; resumes, and pays for no call twice.
 
     Args:
         run: The open run.
         systems: Name of the trajectories file and role of the backbone, e.g. {"actcrs_expert": "expert"}.
-        split: Which tasks; of the test tasks the first `num_simulation_tasks`.
         framework: Key of `agents.FRAMEWORKS`.
         **options: Further arguments of the framework, e.g. few_shot=False.
 
@@ -63,7 +62,7 @@ async def simulate(run: Run, systems: dict[str, Role], *, split: str = "test", f
         ParamsError: If no such framework is registered.
     """
     roster = [Entry(name, framework, role, options=options) for name, role in systems.items()]
-    return await play(run, roster, run.domains, split=split, limit="num_simulation_tasks" if split == "test" else "")
+    return await play(run, roster, run.domains, limit="num_simulation_tasks")
 
 
 async def simulate_frameworks(run: Run) -> Played:

@@ -1,4 +1,4 @@
-"""Stages of notebooks 06 to 10: the expert's successes, SGPT, its rollouts, rewriting, preference optimization."""
+"""Stages of notebooks 06 to 11, and of `ecpo train` and `ecpo export`: the expert's successes, SGPT, rewriting, preference optimization."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from .dialogue.confirmation import Confirmer
 from .dialogue.retrieval import Embedder
 from .evaluate.cases import Case
 from .evaluate.statistics import mean, proportion
-from .evaluate.tables import rate_columns
+from .evaluate.tables import EXPERT, Played, rate_columns
 from .evaluate.transcripts import Transcript
 from .evaluate.verdicts import judge_pairs
-from .judging import EXPERT, open_judge, sample_tasks
+from .judging import open_judge, sample_tasks
 from .method.divergence import PairDivergence, compare_policies
 from .method.export import export_model, export_sharegpt, export_trl
 from .method.rewriting import build_pairs, rewrite_turns, spoken_before
 from .method.sgpt import build_sft_examples, draw_validation_users, split_by_user
 from .method.training import TrainingSet, load_history, train_adapter
 from .run import Run
-from .simulation import Entry, Played, find_adapter, play
+from .simulation import Entry, find_adapter, play
 
 SGPT = "actcrs_sgpt"
 ZERO_SHOT = {"few_shot": False}

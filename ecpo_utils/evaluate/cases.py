@@ -9,8 +9,7 @@ import pandas as pd
 
 from ..core.schema import Trajectory, Verdict
 from .dialogues import render_dialogue
-from .metrics import is_success
-from .statistics import mean
+from .metrics import is_success, mean_score
 from .win_rates import group_pairs, preference
 
 
@@ -45,7 +44,7 @@ def case_table(cases: Sequence[Case]) -> pd.DataFrame:
     """One row per case, in their order: success, mean confirmation 0-5, the judge's preference, where the dialogues part."""
     rows = []
     for case in cases:
-        before, after = _confirmation(case.before), _confirmation(case.after)
+        before, after = (mean_score(row, "satisfaction") for row in (case.before, case.after))
         rows.append(
             {
                 "domain": case.before.domain,
@@ -61,10 +60,6 @@ def case_table(cases: Sequence[Case]) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows).astype({"judge": float, "confirmation_gain": float})
-
-
-def _confirmation(row: Trajectory) -> float | None:
-    return mean(turn.confirmation.satisfaction for turn in row.turns if turn.confirmation).value
 
 
 def render_case(case: Case) -> str:

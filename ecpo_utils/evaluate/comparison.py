@@ -61,16 +61,12 @@ class RankCorrelation:
     Attributes:
         rho: Spearman's, in [-1, 1]; `n` systems, `num_unscored` shared systems that either side lacks a value of.
         p_value: Two-sided permutation test over systems, None where there is no rho.
-        exact: False where `p_value` was drawn by Monte Carlo.
         num_tasks: Tasks that the interval resamples.
-        num_not_shared: Systems that one side has not.
     """
 
     rho: Rate
     p_value: float | None
-    exact: bool
     num_tasks: int
-    num_not_shared: int
 
 
 def paired_difference(
@@ -264,8 +260,8 @@ def tasks_needed(difference: float, discordance: float, *, power: float = 0.8, a
     return n
 
 
-def pairs_needed_for_win_rate(win_rate: float, *, tie_rate: float = 0.0, power: float = 0.8, alpha: float = 0.05) -> int:
-    """Judged pairs that the exact sign test needs to tell a win rate from 1/2, two-sided.
+def pairs_needed_for_win_rate(win_rate: float, *, tie_rate: float = 0.0) -> int:
+    """Judged pairs that the exact sign test needs to tell a win rate from 1/2, two-sided, with power 0.8 at alpha 0.05.
 
     Wins and losses are the two kinds of discordant task, so it is `tasks_needed(2 win_rate - 1, 1 - tie_rate)`.
 
@@ -278,7 +274,7 @@ def pairs_needed_for_win_rate(win_rate: float, *, tie_rate: float = 0.0, power: 
     """
     if not 0 < round(abs(2 * win_rate - 1), DECIMALS) <= round(1 - tie_rate, DECIMALS) <= 1:
         raise ValueError(f"win rate {win_rate:g} with ties {tie_rate:g}; expected a win rate other than 0.5, from ties / 2 to 1 - ties / 2")
-    return tasks_needed(2 * win_rate - 1, 1 - tie_rate, power=power, alpha=alpha)
+    return tasks_needed(2 * win_rate - 1, 1 - tie_rate)
 
 
 def rank_correlation(
@@ -308,15 +304,14 @@ def rank_correlation(
         raise SchemaError(f"our systems ({sides[0]}) and the published ones ({sides[1]}) have none in common; compare the same systems")
     systems = [name for name in shared if _is_scored(published[name]) and any(map(_is_scored, ours[name].values()))]
     tasks = sorted({task for name in systems for task, value in ours[name].items() if _is_scored(value)})
-    unscored, not_shared = len(shared) - len(systems), len(ours.keys() ^ published.keys())
-    rho, p_value, exact = Rate(None, None, None, len(systems), unscored), None, True
+    counts = len(systems), len(shared) - len(systems)
     sums, sizes = _group_totals([ours[name] for name in systems], tasks, _membership(tasks, groups))
-    numbers = np.array([published[name] for name in systems], dtype=float)
-    value = float(_spearman(sums.sum(0) / sizes.sum(0), numbers))
-    if len(systems) > 2 and not math.isnan(value):
-        rho = Rate(value, *_rho_interval(sums, sizes, numbers, seed), len(systems), unscored)
-        p_value, exact = _pairing_p(sums.sum(0) / sizes.sum(0), numbers, seed)
-    return RankCorrelation(rho, p_value, exact, len(tasks), not_shared)
+    means, numbers = sums.sum(0) / sizes.sum(0), np.array([published[name] for name in systems], dtype=float)
+    value = float(_spearman(means, numbers))
+    if len(systems) < 3 or math.isnan(value):
+        return RankCorrelation(Rate(None, None, None, *counts), None, len(tasks))
+    rho = Rate(value, *_rho_interval(sums, sizes, numbers, seed), *counts)
+    return RankCorrelation(rho, _pairing_p(means, numbers, seed), len(tasks))
 
 
 def _group_totals(values: Sequence[Values], tasks: Sequence[str], membership: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -353,9 +348,9 @@ def _rho_interval(sums: np.ndarray, sizes: np.ndarray, numbers: np.ndarray, seed
     return float(low), float(high)
 
 
-def _pairing_p(means: np.ndarray, numbers: np.ndarray, seed: int) -> tuple[float, bool]:
+def _pairing_p(means: np.ndarray, numbers: np.ndarray, seed: int) -> float:
     from scipy.stats import permutation_test
 
     samples = {"n_resamples": NUM_RESAMPLES, "batch": BATCH, "rng": np.random.default_rng(seed)}
     result = permutation_test((numbers,), lambda shuffled, axis: _spearman(means, shuffled), permutation_type="pairings", **samples)
-    return float(result.pvalue), math.factorial(len(numbers)) <= NUM_RESAMPLES
+    return float(result.pvalue)

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import pandas as pd
 
 from ..core.schema import Domain, Trajectory, Verdict
 from .comparison import Comparison, PairedDifference, Values, compare_all, holm, tasks_needed
-from .metrics import is_recalled, is_success, summarize
+from .metrics import AGENT_ROLES, is_recalled, is_success, summarize
 from .paper import paper_results
-from .statistics import Rate, mean
-from .tables import Played, comparison_table, rate_columns
+from .statistics import Rate, average, mean
+from .tables import EXPERT, Played, comparison_table, rate_columns
 from .win_rates import WinRate, outcomes, win_rate
 
 Verdicts = Mapping[tuple[str, str], Sequence[Verdict]]
 Judged = Mapping[Domain, Verdicts]
 Measure = Literal["success", "recall", "win"]
-MEASURES: tuple[Measure, ...] = ("success", "recall", "win")
-YARDSTICK = "actcrs_expert"
-AGENT_ROLES = ("expert", "cra")
 ORDERS = {"chatrec": "O(N)", "react": "O(M+2N)", "macrs": "O(M+4N)", "actcrs": "O(M+N)"}  # the paper's, per dialogue
 
 
@@ -48,20 +45,19 @@ def seconds_per_dialogue(rows: Sequence[Trajectory]) -> Rate:
     )
 
 
-def cra_table(played: Played, judged: Judged, profile: str, *, against: str = YARDSTICK) -> pd.DataFrame:
+def cra_table(played: Played, judged: Judged, profile: str) -> pd.DataFrame:
     """One row per domain and system, the paper's values beside ours. Paper: Table 1, upper half.
 
     Args:
         played: Trajectories by domain and system, whose name is FRAMEWORK_BACKBONE.
-        judged: Verdicts by domain and (system, against).
+        judged: Verdicts by domain and (system, other); the win rate is that over `EXPERT`, whose own, 0.5 by definition, is left empty.
         profile: Marks the rows.
-        against: Whose dialogues the win rate is measured against; its own is 0.5 by definition and left empty.
     """
     rows = []
     for domain, systems in played.items():
         for name, trajectories in systems.items():
             published = paper_results()["table1"].get(name, {}).get(domain, {})
-            verdicts = judged.get(domain, {}).get((name, against))
+            verdicts = judged.get(domain, {}).get((name, EXPERT))
             rows.append(
                 {"domain": domain, "system": name, "profile": profile}
                 | _success(trajectories, published)
@@ -103,42 +99,34 @@ def _effort(rows: Sequence[Trajectory], name: str) -> dict:
     return {
         **rate_columns("calls_per_dialogue", mean(agent_calls(row) for row in rows)),
         **rate_columns("calls_per_turn", mean(agent_calls(row) / num_replies(row) for row in answered)),
-        "queries_per_turn": mean(num_queries(row) / num_replies(row) for row in answered).value,
+        "queries_per_turn": average(num_queries(row) / num_replies(row) for row in answered),
         "paper_calls": ORDERS.get(name.rpartition("_")[0], ""),
         **rate_columns("seconds_per_dialogue", seconds_per_dialogue(rows)),
     }
 
 
-def system_comparisons(
-    played: Played,
-    judged: Judged,
-    baseline: str,
-    *,
-    seed: int,
-    measures: Sequence[Measure] = MEASURES,
-    against: str = YARDSTICK,
-) -> pd.DataFrame:
+def system_comparisons(played: Played, judged: Judged, baseline: str, *, seed: int) -> pd.DataFrame:
     """Every system against the baseline on the same tasks, per measure and domain: paired interval and sign-flip test over users.
+
+    Each measure is one family of Holm's adjustment, over all its domains. Wins are over `EXPERT`, whose own value is 0.5 on every task.
 
     Args:
         played: Trajectories by domain and system.
-        judged: Verdicts by domain and (system, against), for the measure "win".
+        judged: Verdicts by domain and (system, other), for the measure "win".
         baseline: A system; a domain without it is left out.
         seed: Of resampling.
-        measures: Each is one family of Holm's adjustment, over all its domains.
-        against: Whose dialogues the wins are over; its own value is 0.5 on every task.
 
     Returns:
         `comparison_table` with `measure`, `domain`, and `tasks_needed`: independent tasks that a sign test needs, with power
         0.8, if systems differ as measured; none where they do not.
     """
     found: list[tuple[Measure, Domain, Comparison]] = []
-    for measure in measures:
+    for measure in get_args(Measure):
         family = [
             (domain, each)
             for domain, systems in played.items()
             if baseline in systems
-            for each in _compare_domain(measure, systems, judged.get(domain, {}), baseline, against, seed)
+            for each in _compare_domain(measure, systems, judged.get(domain, {}), baseline, seed)
         ]
         adjusted = holm([each.paired.p_value for _, each in family])
         found += [(measure, domain, dataclasses.replace(each, p_holm=p)) for (domain, each), p in zip(family, adjusted, strict=True)]
@@ -155,9 +143,9 @@ def _user(row: Trajectory) -> str:
 
 
 def _compare_domain(
-    measure: Measure, systems: Mapping[str, Sequence[Trajectory]], verdicts: Verdicts, baseline: str, against: str, seed: int
+    measure: Measure, systems: Mapping[str, Sequence[Trajectory]], verdicts: Verdicts, baseline: str, seed: int
 ) -> list[Comparison]:
-    judged = {name: None if name == against else verdicts.get((name, against), []) for name in systems}
+    judged = {name: None if name == EXPERT else verdicts.get((name, EXPERT), []) for name in systems}
     values = {name: _values(measure, rows, judged[name]) for name, rows in systems.items()}
     users = {row.task_id: _user(row) for rows in systems.values() for row in rows}
     return compare_all(values, baseline, seed, groups=users)

@@ -9,24 +9,31 @@ import pandas as pd
 
 from ..core.schema import Action, Step, Trajectory, Turn
 from ..dialogue.agents.actions import render_action
-from .statistics import Rate, mean, proportion
+from .statistics import Rate, average, mean, proportion
 from .tables import Played, rate_columns
 
-SHOWN_CHARACTERS = 160
+SHOWN_CHARACTERS = 200
 
 
-def _step_lines(row: Trajectory, step: Step) -> list[str]:
-    """What the user does not see: thoughts and plans, searches and whether they hit, answers that could not be used."""
+def step_lines(step: Step) -> list[str]:
+    """What the user does not see: thoughts and plans, answers that could not be used, and last a search or the kind of action."""
     lines = []
     if step.is_unusable:
-        article = "an" if step.purpose == "action" else "a"
-        lines.append(f"not {article} {step.purpose}, after {step.attempts} attempts: {_short(step.output)!r}")
+        lines.append(f"{step.purpose} that cannot be read, after {step.attempts} attempts: {_short(step.output)!r}")
     elif step.purpose not in ("action", "query", "reply"):
         lines.append(f"{step.purpose}: {_short(step.output)}")
+    action = Action(type="search", argument=step.retrieval.query) if step.retrieval else step.action
+    if action and action.type != "invalid":
+        shown = _short(action.argument) if action.type == "search" else "..."  # what was said follows as the reply
+        lines.append(render_action(Action(type=action.type, argument=shown)))
+    return lines
+
+
+def _with_hit(row: Trajectory, step: Step) -> list[str]:
+    lines = step_lines(step)
     if step.retrieval:
         hit = "target found" if row.target.item_id in step.retrieval.item_ids else "target not found"
-        search = render_action(Action(type="search", argument=_short(step.retrieval.query)))
-        lines.append(f"{search} -> {len(step.retrieval.item_ids)} items, {hit}")
+        lines[-1] += f" -> {len(step.retrieval.item_ids)} items, {hit}"
     return lines
 
 
@@ -38,7 +45,7 @@ def _short(text: str) -> str:
 def _turn_lines(row: Trajectory, turn: Turn) -> list[str]:
     marks = f" [still: {', '.join(turn.user_faults)}]" if turn.user_faults else ""
     lines = [f"USER   ({turn.policy}{marks}) {turn.user_message}"]
-    lines += [f"         {line}" for step in turn.steps for line in _step_lines(row, step)]
+    lines += [f"         {line}" for step in turn.steps for line in _with_hit(row, step)]
     if turn.reply is not None:
         lines.append(f"AGENT  {turn.reply}")
     if (ec := turn.confirmation) is not None:
@@ -89,7 +96,7 @@ def _conduct(rows: Sequence[Trajectory]) -> dict[str, Rate]:
         **{title: share(any(fault in turn.user_faults for turn in row.turns) for row in rows) for title, fault in faults.items()},
         "failed": share(row.status == "failed" for row in rows),
         "ended by user": share(row.status == "ended_by_user" for row in rows),
-        "retries per message": mean(sum(turn.user_retries for turn in row.turns) / len(row.turns) if row.turns else None for row in rows),
+        "retries per message": mean(average(turn.user_retries for turn in row.turns) for row in rows),
     }
 
 

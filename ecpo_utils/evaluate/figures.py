@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from ..core.schema import Domain
 from .diversity import DiversitySummary
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # one colour per system everywhere; hatches keep them apart in grey
@@ -44,6 +45,16 @@ def subplots(columns: int, *, width: float = 3.4, height: float = 3.0) -> tuple[
     return figure, list(axes)
 
 
+def draw_bars(
+    axis: Axes, places: Sequence[float], rows: pd.DataFrame, name: str, width: float, *, capsize: int = 2, lw: float = 0.8, **style: object
+) -> None:
+    """Bars of a rate, with its 95% intervals from NAME_low to NAME_high."""
+    rate, low, high = (rows[column].astype(float) for column in (name, f"{name}_low", f"{name}_high"))  # None cannot be subtracted
+    axis.bar(places, rate, width, **style)
+    errors = [(rate - low).clip(lower=0), (high - rate).clip(lower=0)]
+    axis.errorbar(places, rate, yerr=errors, fmt="none", ecolor="#333", capsize=capsize, lw=lw)
+
+
 def mark_profile(figure: Figure, profile: str, remark: str = "") -> None:
     """Say which profile a figure is from, and that quick numbers are none to quote."""
     note = "quick profile: a few tasks, not results" if profile.startswith("quick") else f"profile {profile}"
@@ -62,17 +73,8 @@ def plot_simulation(table: pd.DataFrame) -> Figure:
         for number, system in enumerate(systems):
             rows = table[table["system"] == system].set_index("domain").reindex(domains)
             places = [place + (number - (len(systems) - 1) / 2) * width for place in range(len(domains))]
-            errors = [rows[column] - rows[f"{column}_low"], rows[f"{column}_high"] - rows[column]]
-            axis.bar(
-                places,
-                rows[column],
-                width * 0.92,
-                color=COLOURS.get(system),
-                hatch=HATCHES.get(system),
-                edgecolor="white",
-                label=LABELS.get(system, system),
-            )
-            axis.errorbar(places, rows[column], yerr=[e.clip(lower=0) for e in errors], fmt="none", ecolor="#333", capsize=3, lw=1)
+            style = {"color": COLOURS.get(system), "hatch": HATCHES.get(system), "edgecolor": "white", "label": LABELS.get(system, system)}
+            draw_bars(axis, places, rows, column, width * 0.92, capsize=3, lw=1, **style)
             axis.plot(places, rows[paper], "D", ms=5, mfc="white", mec="#333", label="paper" if number == 0 else None)
             for place, n in zip(places, rows["n"], strict=True):
                 axis.text(place, -0.045, f"n={n:.0f}", ha="center", va="top", fontsize=7)
@@ -144,10 +146,8 @@ def plot_separation(table: pd.DataFrame, profile: str) -> Figure:
     """Share of planted-flaw pairs in which the good twin scores higher, per flaw, with 95% intervals."""
     figure, (axis,) = subplots(1, width=6.5)
     places = range(len(table))
-    table = table.astype({"good_higher": float, "low": float, "high": float})  # None, where nothing was scored, cannot be subtracted
-    errors = [(table["good_higher"] - table["low"]).clip(lower=0), (table["high"] - table["good_higher"]).clip(lower=0)]
-    axis.bar(places, table["good_higher"], 0.6, color=COLOURS["actcrs_expert"])
-    axis.errorbar(places, table["good_higher"], yerr=errors, fmt="none", ecolor="#333", capsize=3, lw=1)
+    table = table.rename(columns={"low": "good_higher_low", "high": "good_higher_high"})
+    draw_bars(axis, places, table, "good_higher", 0.6, capsize=3, lw=1, color=COLOURS["actcrs_expert"])
     axis.axhline(0.5, color="#999", ls=":", lw=1)
     axis.set(
         ylim=(0, 1.05),
@@ -212,13 +212,10 @@ def plot_damage(table: pd.DataFrame, profile: str) -> Figure:
     part = table[table["flaw"] != "none"]
     flaws, severities = list(dict.fromkeys(part["flaw"])), list(dict.fromkeys(part["severity"]))
     for number, severity in enumerate(severities):
-        rows = part[part["severity"] == severity].set_index("flaw").reindex(flaws).astype({"original_preferred": float})
+        rows = part[part["severity"] == severity].set_index("flaw").reindex(flaws)
         places = [place + (number - (len(severities) - 1) / 2) * 0.27 for place in range(len(flaws))]
-        errors = [(rows["original_preferred"] - rows["original_preferred_low"].astype(float)).clip(lower=0),
-                  (rows["original_preferred_high"].astype(float) - rows["original_preferred"]).clip(lower=0)]  # fmt: skip
         shade = ["#bcd7ea", "#6aa5cf", "#1b6ca8"][number % 3]
-        axis.bar(places, rows["original_preferred"], 0.25, color=shade, label=f"{severity} of the replies")
-        axis.errorbar(places, rows["original_preferred"], yerr=errors, fmt="none", ecolor="#333", capsize=2, lw=0.8)
+        draw_bars(axis, places, rows, "original_preferred", 0.25, color=shade, label=f"{severity} of the replies")
     axis.axhline(0.5, color="#999", ls=":", lw=1)
     axis.set(ylim=(0, 1.05), xticks=range(len(flaws)), xticklabels=[flaw.replace("_", " ") for flaw in flaws], ylabel="original preferred")
     figure.legend(*axis.get_legend_handles_labels(), fontsize=7, frameon=False, loc="outside upper center", ncols=3)

@@ -10,9 +10,10 @@ from typing import get_args
 from ..core.schema import Confirmation, Status, Trajectory, Turn
 from ..data.release import LogDialogue
 from ..dialogue.agents.base import SYSTEM_ERROR
-from .statistics import Rate, mean, proportion
+from .statistics import Rate, average, mean, proportion
 
 SUB_SCORES = ("flexibility", "coherence", "guidance")
+AGENT_ROLES = ("expert", "cra")  # whose calls are the agent's
 LOG_SYSTEM_ERROR = "Sorry, System Error"
 
 
@@ -84,11 +85,11 @@ def summarize(trajectories: Sequence[Trajectory]) -> DialogueMetrics:
         success_rate=proportion(sum(map(is_success, trajectories)), n),
         recall=proportion(sum(map(is_recalled, trajectories)), n),
         mean_turns=mean(len(t.turns) for t in trajectories if t.status != "failed"),
-        mean_confirmation=mean(_mean_score(t, "satisfaction") for t in trajectories),
-        sub_scores={name: mean(_mean_score(t, name) for t in trajectories) for name in SUB_SCORES},
+        mean_confirmation=mean(mean_score(t, "satisfaction") for t in trajectories),
+        sub_scores={name: mean(mean_score(t, name) for t in trajectories) for name in SUB_SCORES},
         num_replies=len(replies),
         num_unscored_replies=sum(turn.confirmation is None or turn.confirmation.satisfaction is None for turn in replies),
-        system_error_share=mean(_average([_is_system_error(turn) for turn in _replied(t)]) for t in trajectories),
+        system_error_share=mean(average(map(_is_system_error, _replied(t))) for t in trajectories),
         calls={role: mean(t.usage[role].calls if role in t.usage else 0 for t in trajectories) for role in roles},
         tokens={role: mean(_tokens(t, role) for t in trajectories) for role in roles},
         total_tokens=mean(sum(_tokens(t, role) for role in roles) for t in trajectories),
@@ -110,14 +111,9 @@ def _replied(trajectory: Trajectory) -> list[Turn]:
     return [turn for turn in trajectory.turns if turn.reply is not None]
 
 
-def _average(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
-
-
-def _mean_score(trajectory: Trajectory, name: str) -> float | None:
+def mean_score(trajectory: Trajectory, name: str) -> float | None:
     """Mean of a (sub-)score over the replies that have it; None if none has."""
-    found = [getattr(turn.confirmation or Confirmation(), name) for turn in _replied(trajectory)]
-    return _average([score for score in found if score is not None])
+    return average(getattr(turn.confirmation or Confirmation(), name) for turn in _replied(trajectory))
 
 
 def _is_system_error(turn: Turn) -> bool:
@@ -151,7 +147,7 @@ def summarize_log(dialogues: Sequence[LogDialogue]) -> DialogueMetrics:
         sub_scores={},
         num_replies=replies,
         num_unscored_replies=replies - sum(bool(score) for d in dialogues for score in d.expression_rewards or []),
-        system_error_share=mean(_average([text.startswith(LOG_SYSTEM_ERROR) for text in d.replies]) for d in dialogues),
+        system_error_share=mean(average(text.startswith(LOG_SYSTEM_ERROR) for text in d.replies) for d in dialogues),
         calls={},
         tokens={"simulator": mean(d.user_tokens for d in dialogues), "cra": mean(d.system_tokens for d in dialogues)},
         total_tokens=mean(d.user_tokens + d.system_tokens for d in dialogues),

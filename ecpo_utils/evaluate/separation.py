@@ -19,7 +19,7 @@ from ..data.builtin import FILES
 from ..dialogue.agents.base import NOUNS
 from ..dialogue.confirmation import MAXIMA, Confirmer
 from ..dialogue.wishes import target_wishes
-from .statistics import proportion
+from .statistics import average, proportion
 
 
 class FlawPair(Record):
@@ -114,8 +114,8 @@ def separation_table(judged: Sequence[JudgedPair]) -> pd.DataFrame:
                 "r_t_higher": sum(g > 0 for g in gaps),
                 "r_t_equal": sum(g == 0 for g in gaps),
                 "r_t_lower": sum(g < 0 for g in gaps),
-                "mean_good": sum(e.good.satisfaction for e in scored) / len(scored) if scored else None,
-                "mean_flawed": sum(e.flawed.satisfaction for e in scored) / len(scored) if scored else None,
+                "mean_good": average(e.good.satisfaction for e in scored),
+                "mean_flawed": average(e.flawed.satisfaction for e in scored),
             }
         )
     return pd.DataFrame(rows)

@@ -37,17 +37,8 @@ class Rate:
         return f"{self.value:.{digits}f}{interval} n={self.n}"
 
 
-def proportion(successes: int, n: int, *, num_unscored: int = 0) -> Rate:
-    """Share of successes with a Wilson interval.
-
-    Raises:
-        ValueError: If not 0 <= successes <= n.
-    """
-    return share(successes, n, num_unscored=num_unscored)
-
-
-def share(total: float, n: int, *, num_unscored: int = 0) -> Rate:
-    """Mean of n values in [0, 1] that sum to `total`, e.g. wins with ties counted half, with a Wilson interval.
+def proportion(total: float, n: int, *, num_unscored: int = 0) -> Rate:
+    """Mean of n values in [0, 1] that sum to `total`, successes or wins with ties counted half, with a Wilson interval.
 
     Values between 0 and 1 vary less than a coin of the same mean, so the interval is on the safe side.
     Library: statsmodels.stats.proportion.proportion_confint.
@@ -64,6 +55,12 @@ def share(total: float, n: int, *, num_unscored: int = 0) -> Rate:
     low, high = proportion_confint(total, n, alpha=1 - CONFIDENCE, method="wilson")
     # at its ends the interval touches 0 and 1, which floats miss by a little
     return Rate(total / n, float(low) if total else 0.0, float(high) if total < n else 1.0, n, num_unscored)
+
+
+def average(values: Iterable[float | None]) -> float | None:
+    """Mean without an interval; None is unscored and left out, and the mean of nothing."""
+    scored = [value for value in values if value is not None]
+    return float(np.mean(scored)) if scored else None
 
 
 def mean(values: Iterable[float | None], *, seed: int = 0) -> Rate:

@@ -9,16 +9,12 @@ import pandas as pd
 from ..core.schema import Domain, Trajectory
 from .comparison import Comparison
 from .diversity import DiversitySummary
-from .metrics import SUB_SCORES, DialogueMetrics, summarize
+from .metrics import AGENT_ROLES, summarize
 from .paper import paper_results
 from .statistics import Rate
 
-Played = Mapping[Domain, Mapping[str, Sequence[Trajectory]]]
-
-
-def simulation_metrics(played: Played) -> dict[tuple[Domain, str], DialogueMetrics]:
-    """Metrics of every system in every domain."""
-    return {(domain, name): summarize(rows) for domain, systems in played.items() for name, rows in systems.items()}
+Played = Mapping[Domain, Mapping[str, Sequence[Trajectory]]]  # by domain and system
+EXPERT = "actcrs_expert"  # the system whose dialogues are the yardstick
 
 
 def rate_columns(name: str, rate: Rate | None) -> dict[str, float | None]:
@@ -31,9 +27,10 @@ def rate_columns(name: str, rate: Rate | None) -> dict[str, float | None]:
 def simulation_table(played: Played, profile: str) -> pd.DataFrame:
     """Success, recall, turns, confirmation, calls and tokens of each system, with 95% intervals. Paper: Table 1."""
     paper, rows = paper_results()["table1"], []
-    for (domain, name), metrics in simulation_metrics(played).items():
+    summaries = {(domain, name): summarize(dialogues) for domain, systems in played.items() for name, dialogues in systems.items()}
+    for (domain, name), metrics in summaries.items():
         published = paper.get(name, {}).get(domain, {})
-        agent = next((metrics.calls[role] for role in ("expert", "cra") if role in metrics.calls), None)
+        agent = next((metrics.calls[role] for role in AGENT_ROLES if role in metrics.calls), None)
         rows.append(
             {
                 "domain": domain,
@@ -50,7 +47,7 @@ def simulation_table(played: Played, profile: str) -> pd.DataFrame:
                 "paper_R": published.get("R"),
                 **rate_columns("mean_turns", metrics.mean_turns),
                 **rate_columns("mean_confirmation", metrics.mean_confirmation),
-                **{key: value for score in SUB_SCORES for key, value in rate_columns(score, metrics.sub_scores[score]).items()},
+                **{key: value for score, rate in metrics.sub_scores.items() for key, value in rate_columns(score, rate).items()},
                 "replies": metrics.num_replies,
                 "unscored_replies": metrics.num_unscored_replies,
                 **rate_columns("system_error_share", metrics.system_error_share),

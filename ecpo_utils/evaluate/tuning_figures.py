@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from .figures import COLOURS, LABELS, mark_profile, subplots
+from .figures import COLOURS, LABELS, draw_bars, mark_profile, subplots
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,15 +32,13 @@ def plot_faults(table: pd.DataFrame, profile: str) -> Figure:
     domains = list(dict.fromkeys(table["domain"]))
     figure, axes = subplots(len(domains), width=5.0)
     for axis, domain in zip(axes, domains, strict=True):
-        part = table[table["domain"] == domain].astype({name: float for name in ("share", "share_low", "share_high")})
+        part = table[table["domain"] == domain]
         systems, faults = list(dict.fromkeys(part["system"])), list(dict.fromkeys(part["fault"]))
         for number, system in enumerate(systems):
             rows = part[part["system"] == system]
             places = [place + (number - (len(systems) - 1) / 2) * 0.8 / len(systems) for place in range(len(faults))]
-            errors = [(rows["share"] - rows["share_low"]).clip(lower=0), (rows["share_high"] - rows["share"]).clip(lower=0)]
             label = f"{LABELS.get(system, system)} (n={rows['share_n'].iloc[0]})"
-            axis.bar(places, rows["share"], 0.75 / len(systems), color=COLOURS.get(system), label=label)
-            axis.errorbar(places, rows["share"], yerr=errors, fmt="none", ecolor="#333", capsize=2, lw=0.8)
+            draw_bars(axis, places, rows, "share", 0.75 / len(systems), color=COLOURS.get(system), label=label)
         axis.set(title=domain, ylim=(0, 1.05), xticks=range(len(faults)), xticklabels=[fault.replace(" ", "\n") for fault in faults])
         axis.tick_params(axis="x", labelsize=7)
         axis.legend(fontsize=7, frameon=False)
@@ -70,16 +68,13 @@ def plot_dimensions(table: pd.DataFrame, note: str) -> Figure:
     domains = list(dict.fromkeys(part["domain"]))
     figure, axes = subplots(max(1, len(domains)), width=5.0, height=3.6)
     for axis, domain in zip(axes, domains, strict=False):
-        here = part[part["domain"] == domain].astype({"win_rate": float, "paper_WR": float})
+        here = part[part["domain"] == domain].astype({"paper_WR": float})
         systems, dimensions = list(dict.fromkeys(here["system"])), list(dict.fromkeys(here["dimension"]))
         for number, system in enumerate(systems):
             rows = here[here["system"] == system]
             places = [place + (number - (len(systems) - 1) / 2) * 0.8 / len(systems) for place in range(len(dimensions))]
-            errors = [(rows["win_rate"] - rows["win_rate_low"].astype(float)).clip(lower=0),
-                      (rows["win_rate_high"].astype(float) - rows["win_rate"]).clip(lower=0)]  # fmt: skip
             label = f"{LABELS.get(system, system)} (n={rows['win_rate_n'].max()})"
-            axis.bar(places, rows["win_rate"], 0.75 / len(systems), color=COLOURS.get(system), label=label)
-            axis.errorbar(places, rows["win_rate"], yerr=errors, fmt="none", ecolor="#333", capsize=2, lw=0.8)
+            draw_bars(axis, places, rows, "win_rate", 0.75 / len(systems), color=COLOURS.get(system), label=label)
             axis.plot(places, rows["paper_WR"], "D", ms=4, mfc="white", mec="#333")
         axis.axhline(0.5, color="#999", ls=":", lw=1)
         axis.set(title=domain, ylim=(0, 1), xticks=range(len(dimensions)), xticklabels=dimensions)

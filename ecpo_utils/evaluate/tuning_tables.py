@@ -14,8 +14,8 @@ from ..dialogue.agents.base import SYSTEM_ERROR
 from .cra_table import Judged, cra_table
 from .judges import DIMENSIONS
 from .paper import paper_results
-from .statistics import Rate, mean, proportion
-from .tables import Played, outcome_cells, rate_cell, rate_columns, win_cells
+from .statistics import Rate, average, mean, proportion
+from .tables import EXPERT, Played, outcome_cells, rate_cell, rate_columns, win_cells
 from .win_rates import win_rate
 
 FAULTS = ("system error", "repeats itself", "misses the message", "out of context", "no next step")
@@ -29,14 +29,12 @@ def valid_action_share(rows: Sequence[Trajectory]) -> Rate:
 
 def _valid_share(row: Trajectory) -> float | None:
     steps = [step for turn in row.turns for step in turn.steps if step.purpose == "action"]
-    valid = [step.attempts == 1 and not step.is_unusable and step.action.argument != SYSTEM_ERROR for step in steps]
-    return sum(valid) / len(valid) if valid else None
+    return average(step.attempts == 1 and not step.is_unusable and step.action.argument != SYSTEM_ERROR for step in steps)
 
 
 def reply_words(rows: Sequence[Trajectory]) -> Rate:
     """Mean over dialogues of the mean number of words of a reply."""
-    replies = [[len(turn.reply.split()) for turn in row.turns if turn.reply] for row in rows]
-    return mean(sum(words) / len(words) if words else None for words in replies)
+    return mean(average(len(turn.reply.split()) for turn in row.turns if turn.reply) for row in rows)
 
 
 def tuned_table(played: Played, judged: Judged, profile: str) -> pd.DataFrame:
@@ -98,7 +96,7 @@ def fault_table(played: Played, profile: str) -> pd.DataFrame:
                 rows.append(
                     {"domain": domain, "system": name, "profile": profile, "fault": fault}
                     | rate_columns("share", proportion(len(having), len(found)))
-                    | {"mean_satisfaction": sum(having) / len(having) if having else None}
+                    | {"mean_satisfaction": average(having)}
                 )
     return pd.DataFrame(rows)
 
@@ -130,8 +128,8 @@ def rewrite_table(rewrites: Mapping[Domain, Sequence[Rewrite]], profile: str) ->
                 **rate_columns("score_after", mean(record.score_after for record in kept)),
                 **rate_columns("same_action", proportion(sum(map(_same_type, kept)), len(kept)) if kept else None),
                 **{f"action {before} to {after}": number for (before, after), number in sorted(Counter(map(_types, kept)).items())},
-                "words_before": _mean_words(record.original for record in kept),
-                "words_after": _mean_words(record.rewritten for record in kept),
+                "words_before": average(len(record.original.split()) for record in kept),
+                "words_after": average(len(record.rewritten.split()) for record in kept),
             }
         )
     return pd.DataFrame(rows)
@@ -144,10 +142,6 @@ def _types(record: Rewrite) -> tuple[str, str]:
 def _same_type(record: Rewrite) -> bool:
     before, after = _types(record)
     return before == after
-
-
-def _mean_words(texts: Iterable[str]) -> float | None:
-    return mean(float(len(text.split())) for text in texts).value
 
 
 def rewrite_verdicts(
@@ -199,7 +193,7 @@ def dimension_table(judged: Judged, profile: str) -> pd.DataFrame:
     rows = []
     for domain, comparisons in judged.items():
         for (first, second), verdicts in comparisons.items():
-            published = paper_results()["figure5"].get(first, {}).get(domain, {}) if second == "actcrs_expert" else {}
+            published = paper_results()["figure5"].get(first, {}).get(domain, {}) if second == EXPERT else {}
             for dimension in DIMENSIONS:
                 found = win_rate(verdicts, dimension=dimension)
                 rows.append(

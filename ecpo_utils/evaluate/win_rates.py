@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..core.errors import SchemaError
 from ..core.schema import Verdict
 from .judges import DIMENSIONS
-from .statistics import Rate, proportion, share
+from .statistics import Rate, proportion
 
 EVEN = 1e-8  # preferences nearer to 0 are ties: rounding in a dialogue against itself, the least mass `ChatClient.choose` gives a word
 
@@ -114,7 +114,7 @@ def win_rate(verdicts: Sequence[Verdict], *, dimension: str = "final") -> WinRat
     decided = [v for pair in ordered for v in pair if v.scores[dimension] != 0]
     unscored = len(pairs) - len(scored)
     return WinRate(
-        rate=share(sum(values), len(values), num_unscored=unscored),
+        rate=proportion(sum(values), len(values), num_unscored=unscored),
         wins=sum(value > 0.5 for value in values),
         ties=sum(value == 0.5 for value in values),
         losses=sum(value < 0.5 for value in values),
@@ -124,9 +124,9 @@ def win_rate(verdicts: Sequence[Verdict], *, dimension: str = "final") -> WinRat
     )
 
 
-def outcomes(verdicts: Sequence[Verdict], *, dimension: str = "final") -> dict[str, float | None]:
-    """`outcome` of every pair by task, for comparisons on the same tasks."""
-    return {pair[0].task_id: outcome(pair, dimension) for pair in group_pairs(verdicts)}
+def outcomes(verdicts: Sequence[Verdict]) -> dict[str, float | None]:
+    """The final `outcome` of every pair by task, for comparisons on the same tasks."""
+    return {pair[0].task_id: outcome(pair, "final") for pair in group_pairs(verdicts)}
 
 
 def win_rate_json(verdicts: Sequence[Verdict]) -> dict:

@@ -22,7 +22,7 @@ def export_model(name: str, adapter: Path, folder: Path) -> Path:
         folder: Where to write; must be empty or missing.
 
     Raises:
-        TrainingError: If the adapter is missing or does not fit the backbone.
+        ModelError, TrainingError: If backbone or adapter is missing, or they do not belong together.
         ArtifactError: If the folder holds something or cannot be written.
     """
     _check_empty(folder)

@@ -310,19 +310,18 @@ def numbers(values):
 ])  # fmt: skip
 def test_rank_correlation_by_hand(order, rho, p):
     got = rank_correlation(systems(order), numbers(range(len(order))))
-    assert (got.rho.value, got.p_value, got.exact) == (pytest.approx(rho), pytest.approx(p), True)
-    assert (got.rho.n, got.num_tasks, got.num_not_shared) == (len(order), 2, 0)
+    assert (got.rho.value, got.p_value) == (pytest.approx(rho), pytest.approx(p))
+    assert (got.rho.n, got.num_tasks) == (len(order), 2)
 
 
 def test_rank_correlation_averages_ties_as_scipy_does():
     ours, published = [0.2, 0.2, 0.5, 0.7, 0.1, 0.7], [0.3, 0.1, 0.3, 0.9, 0.2, 0.4]
     got = rank_correlation(systems(ours), numbers(published))
-    assert got.rho.value == pytest.approx(spearmanr(ours, published).statistic) and got.exact
+    assert got.rho.value == pytest.approx(spearmanr(ours, published).statistic)
 
 
 def test_eight_systems_have_a_monte_carlo_p_value():
-    got = rank_correlation(systems(range(8)), numbers(range(8)))
-    assert not got.exact and got.p_value <= 0.001
+    assert 0 < rank_correlation(systems(range(8)), numbers(range(8))).p_value <= 0.001
 
 
 def test_rank_interval_resamples_tasks_by_hand():
@@ -350,7 +349,7 @@ def test_repeated_tasks_of_a_user_do_not_narrow_the_rank_interval():
 def test_rank_correlation_leaves_out_and_counts_what_one_side_lacks():
     ours = {**systems([1, 2, 3, 4]), "mute": tasks([None, float("nan")]), "lone": tasks([1])}
     got = rank_correlation(ours, {**numbers([1, 2, 3, None]), "mute": 3, "other": 5, "third": 1})
-    assert (got.rho.value, got.rho.n, got.rho.num_unscored, got.num_not_shared) == (1.0, 3, 2, 3)
+    assert (got.rho.value, got.rho.n, got.rho.num_unscored) == (1.0, 3, 2)
 
 
 @pytest.mark.parametrize(("ours", "published"), [([1, 2], [1, 2]), ([1], [1]), ([None, None, None], [1, 2, 3]),

@@ -88,7 +88,7 @@ def test_a_failed_dialogue_is_no_success_and_counts(judged):
 
 
 def test_success_is_compared_on_the_same_tasks(played):
-    rows = system_comparisons(played, {}, "actcrs_expert", seed=0, measures=("success",)).set_index("system")
+    rows = system_comparisons(played, {}, "actcrs_expert", seed=0).set_index(["measure", "system"]).loc["success"]
     assert rows.loc["chatrec_expert", "difference"] == 0 and rows.loc["chatrec_base", "difference"] == -0.75
     assert rows.loc["chatrec_base", "p_value"] == pytest.approx(0.25)  # three tasks lost, none won: 2 / 2^3
     assert set(rows["domain"]) == {"book"}
@@ -125,14 +125,16 @@ def test_tasks_of_one_user_are_one_group_and_so_are_released_tasks_with_one_targ
         return {"book": {s: [changed(row, i) for i, row in enumerate(rows)] for s, rows in played["book"].items()}}
 
     def groups(name, item_id=str):
-        return set(system_comparisons(renamed(name, item_id), {}, "actcrs_expert", seed=0, measures=("success",))["groups"])
+        rows = system_comparisons(renamed(name, item_id), {}, "actcrs_expert", seed=0)
+        return set(rows[rows["measure"] == "success"]["groups"])
 
     assert groups(lambda i: f"book/u{i // 2}/{i}") == {2} and groups(lambda i: f"book/u{i}/{i}", lambda i: "1") == {4}
     assert groups(lambda i: f"book/{i}") == {4} and groups(lambda i: f"book/{i}", lambda i: str(i // 2)) == {2}
 
 
 def test_unjudged_pairs_are_unscored_and_without_the_baseline_there_is_nothing_to_compare(played):
-    win = system_comparisons(played, {}, "actcrs_expert", seed=0, measures=("win",))
+    rows = system_comparisons(played, {}, "actcrs_expert", seed=0)
+    win = rows[rows["measure"] == "win"]
     assert set(win["unscored"]) == {4} and win["p_holm"].isna().all()
     del played["book"]["actcrs_expert"]
     empty = system_comparisons(played, {}, "actcrs_expert", seed=0)

@@ -39,8 +39,8 @@ def test_a_rendered_dialogue_says_everything_in_order(whole):
     text = render_dialogue(whole)
     expected = [
         "actcrs_expert on game/u1/g1", "Harbour of Glass (Video Games, Simulation)", "Quick. Plain.",
-        "ask_recommendation", "Message 0.", "Search[port town]", "2 items, target found", "Try it.", "3/5", "coherence 1/2", "Off.",
-        "Message 1.", "1 items, target not found", "Why?", "unscored: no JSON",
+        "ask_recommendation", "Message 0.", "Search[port town]", "2 items, target found", "Recommend[...]", "Try it.", "3/5",
+        "coherence 1/2", "Off.", "Message 1.", "1 items, target not found", "Ask[...]", "Why?", "unscored: no JSON",
         "parrot", "Message 2.", "3 attempts", "mumble", "Sorry.",
         "end_conversation", "Message 3.", "status ended_by_user", "in turn 1",
     ]  # fmt: skip

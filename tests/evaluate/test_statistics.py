@@ -1,6 +1,8 @@
+import math
+
 import pytest
 
-from ecpo_utils.evaluate.statistics import Rate, mean, proportion
+from ecpo_utils.evaluate.statistics import Rate, average, mean, proportion
 
 
 def test_proportion_has_the_wilson_interval():
@@ -14,12 +16,17 @@ def test_proportion_has_the_wilson_interval():
 
 def test_proportion_of_nothing_has_no_value():
     assert proportion(0, 0) == Rate(None, None, None, 0)
+    assert proportion(0, 0, num_unscored=3) == Rate(None, None, None, 0, 3)
 
 
-@pytest.mark.parametrize(("successes", "n"), [(3, 2), (-1, 2), (1, 0)])
-def test_proportion_refuses_impossible_counts(successes, n):
+@pytest.mark.parametrize(("total", "n"), [(3, 2), (-1, 2), (1, 0), (-0.5, 1), (1.5, 1), (math.nan, 2)])
+def test_proportion_refuses_impossible_totals(total, n):
     with pytest.raises(ValueError, match="expected 0 <= total <= n"):
-        proportion(successes, n)
+        proportion(total, n)
+
+
+def test_average_skips_unscored_values():
+    assert average([1, None, 2]) == 1.5 and average([None]) is average([]) is None
 
 
 def test_mean_skips_and_counts_unscored_values():

@@ -8,7 +8,7 @@ import pytest
 
 from ecpo_utils.core.errors import SchemaError
 from ecpo_utils.core.schema import Verdict
-from ecpo_utils.evaluate.statistics import Rate, proportion, share
+from ecpo_utils.evaluate.statistics import Rate, proportion
 from ecpo_utils.evaluate.win_rates import DIMENSIONS, group_pairs, outcome, preference, win_rate, win_rate_json
 
 Z = 1.959963984540054  # 97.5% quantile of the normal distribution
@@ -246,28 +246,10 @@ def test_the_order_of_verdicts_does_not_matter(values):
     ],
 )
 def test_wilson_interval_by_hand(total, n, low, high):
-    found = share(total, n)
+    found = proportion(total, n)
     assert (found.low, found.high) == (pytest.approx(low, abs=6e-5), pytest.approx(high, abs=6e-5))
     assert (found.low, found.high) == (pytest.approx(wilson(total / n, n)[0]), pytest.approx(wilson(total / n, n)[1]))
     assert (found.value, found.n) == (total / n, n)
-
-
-def test_whole_wins_have_the_interval_of_a_proportion():
-    for wins in range(8):
-        expected = proportion(wins, 7, num_unscored=2)
-        found = share(wins, 7, num_unscored=2)
-        assert (found.value, found.n, found.num_unscored) == (expected.value, 7, 2)
-        assert (found.low, found.high) == (pytest.approx(expected.low, abs=1e-12), pytest.approx(expected.high, abs=1e-12))
-
-
-def test_nothing_to_share_has_no_interval():
-    assert share(0, 0, num_unscored=3) == Rate(None, None, None, 0, 3)
-
-
-@pytest.mark.parametrize(("total", "n"), [(-0.5, 1), (1.5, 1), (1, 0), (math.nan, 2)])
-def test_impossible_totals_are_refused(total, n):
-    with pytest.raises(ValueError, match="expected 0 <= total <= n"):
-        share(total, n)
 
 
 def test_the_interval_of_a_win_rate_is_over_scored_pairs():
