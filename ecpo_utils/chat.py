@@ -24,7 +24,7 @@ from .dialogue.agents import Agent, find_framework
 from .dialogue.agents.base import NOUNS
 from .dialogue.confirmation import Confirmer
 from .dialogue.retrieval import ItemDatabase
-from .dialogue.rollout import System, dialogue_config, first_turn
+from .dialogue.rollout import System, dialogue_config, find_target
 from .dialogue.wishes import target_wishes
 from .llm.cache import ResponseCache
 from .llm.client import ChatClient, Meter
@@ -164,13 +164,10 @@ class ChatSession:
         return [self._titles[item_id] for item_id in retrieval.item_ids] if retrieval else []
 
     def _save(self) -> None:
-        row, target_id = self.row, self.task.target.item_id
+        row = self.row
         row.usage = self._meter.by_role
         row.status = "leak" if any("leak" in turn.user_faults for turn in row.turns) else "ended_by_user"
-        row.recommended_at = first_turn(row, lambda turn: self._names_target(turn.reply))
-        row.retrieved_at = first_turn(
-            row, lambda turn: any(step.retrieval and target_id in step.retrieval.item_ids for step in turn.steps)
-        )  # fmt: skip
+        find_target(row)
         write_jsonl(self.path, [*self._finished, row])
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
 
 from .quoting import INVISIBLE
+from .schema import Turn
 
 _INVISIBLE = re.compile(f"[{INVISIBLE}]")  # a title with such characters within is read as without
 _TOKEN = re.compile(rf"[^\W_](?:[{INVISIBLE}]*[^\W_])*(?:[{INVISIBLE}]*['\u2019][{INVISIBLE}]*[^\W_](?:[{INVISIBLE}]*[^\W_])*)*|&")
@@ -19,6 +21,11 @@ def normalise(text: str) -> str:
         plain = _INVISIBLE.sub("", plain)
         plain = "".join(c for c in unicodedata.normalize("NFKD", plain) if not unicodedata.combining(c))
     return " ".join(re.findall(r"[^\W_]+", plain.lower()))
+
+
+def says_again(reply: str, earlier: Iterable[Turn]) -> bool:
+    """Whether the agent said the same in an earlier turn."""
+    return normalise(reply) in {normalise(turn.reply or "") for turn in earlier}
 
 
 def title_words(title: str) -> str:

@@ -201,7 +201,7 @@ class Turn(Record):
 
     Attributes:
         user_retries: Messages of the simulator that failed a check and were thrown away.
-        user_faults: Checks that even the last attempt failed: "leak", "role_reversal", "parrot", "empty".
+        user_faults: Checks that even the last attempt failed: "leak", "role_reversal", "parrot", "ungrounded", "empty".
     """
 
     index: int
@@ -213,6 +213,11 @@ class Turn(Record):
     steps: list[Step] = []
     reply: str | None = None
     confirmation: Confirmation | None = None
+
+    @property
+    def satisfaction(self) -> int | None:
+        """The user's score of the reply, 0-5; None where there is none."""
+        return self.confirmation.satisfaction if self.confirmation else None
 
 
 class Trajectory(Record):
@@ -236,6 +241,16 @@ class Trajectory(Record):
     recommended_at: int | None = None
     retrieved_at: int | None = None
     usage: dict[str, Usage] = {}
+
+    @property
+    def is_success(self) -> bool:
+        """Whether the agent named the target; a leaked or failed dialogue is never successful, whatever it reached."""
+        return self.status not in ("leak", "failed") and self.recommended_at is not None
+
+    @property
+    def is_recalled(self) -> bool:
+        """Whether the agent retrieved the target, in a dialogue that counts."""
+        return self.status not in ("leak", "failed") and self.retrieved_at is not None
 
 
 class SFTExample(Record):

@@ -11,6 +11,18 @@ from ..core.errors import SchemaError
 TITLE_CHARACTERS = 200  # Amazon's own limit; no agent would say a longer title in full
 SECONDS_BELOW, MILLISECONDS_BELOW = 10**11, 10**14  # a time below is in seconds (until the year 5138), one above is none
 
+# what our readers put first: author and year, or town and state; initials and "St." do not end it
+_BYLINE = re.compile(
+    r"(?:By [^()]{1,80}? )?\(\d{4}\)\. |In [^()]{1,60}?, [A-Z]{2}\. "
+    r"|By (?=[A-Z])(?:[^.()]|(?:(?<=\b[A-Z])|(?<=\b[DMSJ]r)|(?<=\bSt))\.){1,60}\. "
+)
+
+
+def split_byline(description: str) -> tuple[str, str]:
+    """What our readers put before an item's description ("By Jane Austen (1815). ", "In Tampa, FL. "), "" for nothing, and the rest."""
+    match = _BYLINE.match(description)
+    return (match.group(), description[match.end() :]) if match else ("", description)
+
 
 def need(row: dict, key: str, where: str, what: str) -> object:
     """A value that is there; otherwise a SchemaError that asks whether the file is `what`."""

@@ -9,18 +9,12 @@ from ..core.quoting import one_line
 from ..core.schema import Item, ItemSummary
 from ..llm.client import ChatClient
 from ..llm.prompts import render
+from .fields import split_byline
 from .personas import tidy_sentence
 
 DESCRIPTION_WORDS = 500
 SUMMARY_TOKENS = 160
 _TAG = re.compile(r"</?\s*description\s*>", re.IGNORECASE)  # what delimits the text in the prompt
-# author and year, or town, which our readers put first
-_OPENING = re.compile(r"By .{1,80}?\(\d{4}\)\. |\(\d{4}\)\. |In .{1,60}?, [A-Z]{2}\. ")
-
-
-def _split(description: str) -> tuple[str, str]:
-    match = _OPENING.match(description)
-    return (match.group(), description[match.end() :]) if match else ("", description)
 
 
 async def request_summary(client: ChatClient, item: Item, *, noun: str) -> ItemSummary:
@@ -29,7 +23,7 @@ async def request_summary(client: ChatClient, item: Item, *, noun: str) -> ItemS
     Raises:
         EndpointError: If every further call must fail as well.
     """
-    words = _TAG.sub(" ", _split(item.description)[1]).split()
+    words = _TAG.sub(" ", split_byline(item.description)[1]).split()
     if not words:
         return ItemSummary(item_id=item.item_id, error="no description")
     named = {"title": item.title, "categories": ", ".join(item.categories)}
@@ -47,4 +41,4 @@ async def request_summary(client: ChatClient, item: Item, *, noun: str) -> ItemS
 
 def with_summary(item: Item, summary: str) -> Item:
     """The item described by a summary, behind author and year or town, which stay; unchanged where there is none."""
-    return item.model_copy(update={"description": _split(item.description)[0] + summary}) if summary else item
+    return item.model_copy(update={"description": split_byline(item.description)[0] + summary}) if summary else item

@@ -84,7 +84,7 @@ def is_current(items: Iterable[Item], embedder: Embedder, items_path: Path, inde
         facts = load_database(items_path, index_path, embedder).facts
     except ArtifactError:
         return False
-    return (facts["num_items"], facts.get("items_sha256")) == records_sha256(items)
+    return (facts["num_items"], facts["items_sha256"]) == records_sha256(items)
 
 
 def load_database(items_path: Path, index_path: Path, embedder: Embedder) -> ItemDatabase:
@@ -97,12 +97,12 @@ def load_database(items_path: Path, index_path: Path, embedder: Embedder) -> Ite
     if not index_path.is_file():
         raise ArtifactError(f"there is no {index_path}; run notebook 01 first")
     size = index_path.stat().st_size
-    if facts.get("index_bytes", size) != size:  # FAISS would map a cut file into memory and crash
+    if facts["index_bytes"] != size:  # FAISS would map a cut file into memory and crash
         raise ArtifactError(f"{index_path} has {size} bytes, {facts['index_bytes']} were written; run notebook 01 again")
     index = load_index(index_path)
     if index.ntotal != len(items):
         raise ArtifactError(f"{index_path} holds {index.ntotal} vectors, {items_path} {len(items)} items; run notebook 01 again")
-    if facts.get("items_sha256", items.sha256) != items.sha256:  # not in the facts of older runs
+    if facts["items_sha256"] != items.sha256:
         raise ArtifactError(f"{items_path} is not the file that {index_path} was made from; run notebook 01 again")
     dimension = embedder.encode([""]).shape[1]
     if (facts["embedder"], index.d) != (embedder.name, dimension):
@@ -117,7 +117,7 @@ def _load_facts(index_path: Path) -> dict:
     path = _facts_path(index_path)
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
-        return {"embedder": facts["embedder"], "num_items": facts["num_items"]} | facts
+        return {key: facts[key] for key in ("embedder", "num_items", "items_sha256", "index_bytes")} | facts
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"cannot read {path}: {error}; run notebook 01 again") from None
 

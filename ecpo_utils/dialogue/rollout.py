@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -179,16 +179,15 @@ async def _trajectory(
             raise
         row.error = f"{type(error).__name__}: {error}"
     row.usage = meter.by_role
-    row.recommended_at = first_turn(row, lambda turn: simulator.names_target(turn.reply))
-    row.retrieved_at = first_turn(
-        row, lambda turn: any(step.retrieval and task.target.item_id in step.retrieval.item_ids for step in turn.steps)
-    )
+    find_target(row)
     return row
 
 
-def first_turn(row: Trajectory, happens: Callable[[Turn], bool]) -> int | None:
-    """Index of the first turn for which `happens`, None if there is none."""
-    return next((turn.index for turn in row.turns if happens(turn)), None)
+def find_target(row: Trajectory) -> None:
+    """Fill in the turns in which the target was first named and first retrieved."""
+    named = (turn.index for turn in row.turns if turn.reply and matching.mentions_title(turn.reply, row.target.title))
+    found = (turn.index for turn in row.turns for step in turn.steps if step.retrieval and row.target.item_id in step.retrieval.item_ids)
+    row.recommended_at, row.retrieved_at = next(named, None), next(found, None)
 
 
 async def rollout(

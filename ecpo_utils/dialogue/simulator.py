@@ -39,7 +39,7 @@ class UserTurn:
     """What the user does.
 
     Attributes:
-        faults: Checks that the last attempt still failed: "leak", "role_reversal", "parrot", "empty".
+        faults: Checks that the last attempt still failed: "leak", "role_reversal", "parrot", "ungrounded", "empty".
         retries: Attempts that were thrown away before this message.
     """
 

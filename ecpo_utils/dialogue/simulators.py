@@ -24,7 +24,7 @@ def make_simulator(
         client: The `simulator` endpoint.
         task: Persona and secret target.
         temperature: Of the first attempt at a message.
-        confirmer: Scores the agent's replies; "ievalm" does not use it.
+        confirmer: Scores the agent's replies; of "ievalm" only its mode counts.
         meter: Counts this dialogue's calls.
     """
     return SIMULATORS[kind](client, task, temperature=temperature, confirmer=confirmer, meter=meter)

@@ -7,9 +7,9 @@ import re
 from ..core.matching import hide_title
 from ..core.quoting import quote_for_users
 from ..core.schema import Item
+from ..data.fields import split_byline
 
 _GENERAL_CATEGORIES = {"books", "video games", "restaurants", "shopping"}
-_BYLINE = re.compile(r"(By [^()]{1,80} \(\d{4}\)|By [^.()]{1,60}|In [^.()]{1,40})\. ")  # as the readers write it
 
 
 def target_wishes(item: Item) -> list[str]:
@@ -19,8 +19,7 @@ def target_wishes(item: Item) -> list[str]:
     would give a book away at once. The title is blanked out wherever it stands.
     """
     general = [category for category in item.categories if category.lower() not in _GENERAL_CATEGORIES]
-    match = _BYLINE.match(item.description)
-    byline = [match.group().strip()] if match else []
-    body = item.description[match.end() :] if match else item.description
+    byline, body = split_byline(item.description)
     rest = [s.strip() for s in re.split(r"(?<=[.!?])\s+", body) if s.strip()]
-    return [quote_for_users(hide_title(text, item.title)) for text in [" / ".join(general[:2]) or "anything good", *rest, *byline]]
+    told = [" / ".join(general[:2]) or "anything good", *rest, *filter(None, [byline.strip()])]
+    return [quote_for_users(hide_title(text, item.title)) for text in told]

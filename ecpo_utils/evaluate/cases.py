@@ -9,7 +9,7 @@ import pandas as pd
 
 from ..core.schema import Trajectory, Verdict
 from .dialogues import render_dialogue
-from .metrics import is_success, mean_score
+from .metrics import mean_score
 from .win_rates import group_pairs, preference
 
 
@@ -50,8 +50,8 @@ def case_table(cases: Sequence[Case]) -> pd.DataFrame:
                 "domain": case.before.domain,
                 "task": case.before.task_id,
                 "target": case.before.target.title,
-                "success_before": is_success(case.before),
-                "success_after": is_success(case.after),
+                "success_before": case.before.is_success,
+                "success_after": case.after.is_success,
                 "confirmation_before": before,
                 "confirmation_after": after,
                 "confirmation_gain": None if before is None or after is None else after - before,

@@ -10,7 +10,7 @@ import pandas as pd
 
 from ..core.schema import Domain, Trajectory, Verdict
 from .comparison import Comparison, PairedDifference, Values, compare_all, holm, tasks_needed
-from .metrics import AGENT_ROLES, is_recalled, is_success, summarize
+from .metrics import AGENT_ROLES, summarize
 from .paper import paper_results
 from .statistics import Rate, average, mean
 from .tables import EXPERT, Played, comparison_table, rate_columns
@@ -156,7 +156,7 @@ def _values(measure: Measure, rows: Sequence[Trajectory], verdicts: Sequence[Ver
     if measure == "win":
         won = outcomes(verdicts or [])
         return {row.task_id: 0.5 if verdicts is None else won.get(row.task_id) for row in rows}
-    return {row.task_id: float(is_success(row) if measure == "success" else is_recalled(row)) for row in rows}
+    return {row.task_id: float(row.is_success if measure == "success" else row.is_recalled) for row in rows}
 
 
 def _tasks_needed(paired: PairedDifference) -> int | None:

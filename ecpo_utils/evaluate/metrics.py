@@ -82,29 +82,19 @@ def summarize(trajectories: Sequence[Trajectory]) -> DialogueMetrics:
         n_failed=statuses["failed"],
         failed_share=proportion(statuses["failed"], n),
         leak_share=proportion(statuses["leak"], n),
-        success_rate=proportion(sum(map(is_success, trajectories)), n),
-        recall=proportion(sum(map(is_recalled, trajectories)), n),
+        success_rate=proportion(sum(t.is_success for t in trajectories), n),
+        recall=proportion(sum(t.is_recalled for t in trajectories), n),
         mean_turns=mean(len(t.turns) for t in trajectories if t.status != "failed"),
         mean_confirmation=mean(mean_score(t, "satisfaction") for t in trajectories),
         sub_scores={name: mean(mean_score(t, name) for t in trajectories) for name in SUB_SCORES},
         num_replies=len(replies),
-        num_unscored_replies=sum(turn.confirmation is None or turn.confirmation.satisfaction is None for turn in replies),
+        num_unscored_replies=sum(turn.satisfaction is None for turn in replies),
         system_error_share=mean(average(map(_is_system_error, _replied(t))) for t in trajectories),
         calls={role: mean(t.usage[role].calls if role in t.usage else 0 for t in trajectories) for role in roles},
         tokens={role: mean(_tokens(t, role) for t in trajectories) for role in roles},
         total_tokens=mean(sum(_tokens(t, role) for role in roles) for t in trajectories),
         statuses={status: statuses[status] for status in get_args(Status)},
     )
-
-
-def is_success(trajectory: Trajectory) -> bool:
-    """Whether the agent named the target; a leaked or failed dialogue is never successful, whatever it reached."""
-    return trajectory.status not in ("leak", "failed") and trajectory.recommended_at is not None
-
-
-def is_recalled(trajectory: Trajectory) -> bool:
-    """Whether the agent retrieved the target, in a dialogue that counts."""
-    return trajectory.status not in ("leak", "failed") and trajectory.retrieved_at is not None
 
 
 def _replied(trajectory: Trajectory) -> list[Turn]:

@@ -147,7 +147,7 @@ def score_table(played: Played) -> pd.DataFrame:
     for domain, systems in played.items():
         for name, trajectories in systems.items():
             replies = [turn for t in trajectories for turn in t.turns if turn.reply is not None]
-            given = [turn.confirmation and turn.confirmation.satisfaction for turn in replies]
+            given = [turn.satisfaction for turn in replies]
             for score in [*range(6), None]:
                 label = "unscored" if score is None else str(score)
                 rows.append({"domain": domain, "system": name, "satisfaction": label, "replies": given.count(score)})

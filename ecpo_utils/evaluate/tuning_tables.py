@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
-from ..core.matching import normalise
+from ..core.matching import says_again
 from ..core.schema import Domain, Rewrite, Trajectory, Turn, Verdict
 from ..dialogue.agents.actions import parse_action
 from ..dialogue.agents.base import SYSTEM_ERROR
@@ -70,7 +70,7 @@ def faults_of(turn: Turn, earlier: Iterable[Turn]) -> list[str]:
     found = []
     if reply == SYSTEM_ERROR:
         found.append("system error")
-    elif normalise(reply) in {normalise(each.reply or "") for each in earlier}:
+    elif says_again(reply, earlier):
         found.append("repeats itself")
     if ec.flexibility < 2:
         found.append("misses the message")
@@ -89,8 +89,8 @@ def fault_table(played: Played, profile: str) -> pd.DataFrame:
     rows = []
     for domain, systems in played.items():
         for name, trajectories in systems.items():
-            scored = [(t, row.turns[:i]) for row in trajectories for i, t in enumerate(row.turns) if _satisfaction(t) is not None]
-            found = [(_satisfaction(turn), faults_of(turn, earlier)) for turn, earlier in scored]
+            scored = [(t, row.turns[:i]) for row in trajectories for i, t in enumerate(row.turns) if t.satisfaction is not None]
+            found = [(turn.satisfaction, faults_of(turn, earlier)) for turn, earlier in scored]
             for fault in (*FAULTS, "none"):
                 having = [score for score, faults in found if (fault in faults) or (fault == "none" and not faults)]
                 rows.append(
@@ -101,13 +101,9 @@ def fault_table(played: Played, profile: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _satisfaction(turn: Turn) -> int | None:
-    return turn.confirmation.satisfaction if turn.confirmation else None
-
-
 def lowest_scored(rows: Sequence[Trajectory]) -> Trajectory:
     """The dialogue with the least satisfactory reply; the first one of several, or of dialogues without a score."""
-    return min(rows, key=lambda row: min((s for s in map(_satisfaction, row.turns) if s is not None), default=6))
+    return min(rows, key=lambda row: min((t.satisfaction for t in row.turns if t.satisfaction is not None), default=6))
 
 
 def rewrite_table(rewrites: Mapping[Domain, Sequence[Rewrite]], profile: str) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ..core.matching import mentions_title, normalise
+from ..core.matching import mentions_title, normalise, says_again
 from ..core.quoting import quote_for_users
 from ..core.schema import Action, Item, Message, Trajectory, Turn
 from ..dialogue.agents.actions import parse_action, render_action
@@ -52,7 +52,7 @@ class NarrowRewriter:
             ParseError: If it answers none of the words asked for.
         """
         ec, earlier = turn.confirmation, row.turns[: turn.index]
-        repeats = normalise(turn.reply or "") in {normalise(each.reply or "") for each in earlier}
+        repeats = says_again(turn.reply or "", earlier)
         kept = "" if is_error or repeats else parse_action(turn.steps[-1].output).argument
         kind = turn.steps[-1].action.type if kept else "ask"
         changes, opening, question, bodies = [], "", "", [kept]

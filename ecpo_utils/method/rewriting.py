@@ -11,7 +11,7 @@ from typing import Literal
 from ..core.artifacts import append_jsonl, digest, load_resumable, write_jsonl
 from ..core.concurrency import FailuresInARow, map_bounded
 from ..core.errors import EndpointError, ParseError, TrainingError
-from ..core.matching import mentions_title, normalise, title_words
+from ..core.matching import mentions_title, normalise, says_again, title_words
 from ..core.quoting import quote_for_agents
 from ..core.schema import Action, Item, Message, PreferencePair, Rewrite, Step, Trajectory, Turn
 from ..dialogue.agents.actions import parse_action, render_action
@@ -40,8 +40,7 @@ _QUOTED = re.compile(r"[\"\u201c]([^\"\u201c\u201d]{2,80})[\"\u201d]")
 
 def is_unsatisfactory(turn: Turn, threshold: int) -> bool:
     """Whether a turn goes to the rewriter: scored, at or under lambda (0-5), and with an action of the agent behind it."""
-    scored = turn.confirmation is not None and turn.confirmation.satisfaction is not None
-    return scored and turn.confirmation.satisfaction <= threshold and bool(turn.steps)
+    return turn.satisfaction is not None and turn.satisfaction <= threshold and bool(turn.steps)
 
 
 def select_turns(rows: Sequence[Trajectory], threshold: int) -> list[tuple[Trajectory, Turn]]:
@@ -52,8 +51,7 @@ def select_turns(rows: Sequence[Trajectory], threshold: int) -> list[tuple[Traje
     """
     found = [(row, turn) for row in rows for turn in row.turns if is_unsatisfactory(turn, threshold)]
     if not found:
-        scores = [t.confirmation.satisfaction for row in rows for t in row.turns if t.confirmation]
-        low = min((score for score in scores if score is not None), default=None)
+        low = min((t.satisfaction for row in rows for t in row.turns if t.satisfaction is not None), default=None)
         raise TrainingError(
             f"no turn of {len(rows)} dialogues is scored at or under {threshold} (lowest: {low}); "
             "raise satisfaction_threshold or num_ecpo_tasks"
@@ -214,7 +212,7 @@ def _blank(row: Trajectory, turn: Turn, config: str) -> Rewrite:
         turn=turn.index,
         prompt=step.messages,
         original=_written(step),
-        score=turn.confirmation.satisfaction,
+        score=turn.satisfaction,
         reason=turn.confirmation.reason,
         config=config,
     )
@@ -289,8 +287,7 @@ def _may_be(kind: str, row: Trajectory, turn: Turn) -> bool:
     was an error or what the agent had said before."""
     if _is_error(turn):
         return True
-    said = {normalise(each.reply or "") for each in row.turns[: turn.index]}
-    return kind in (turn.steps[-1].action.type, "recommend") or normalise(turn.reply or "") in said
+    return kind in (turn.steps[-1].action.type, "recommend") or says_again(turn.reply or "", row.turns[: turn.index])
 
 
 def _echoes_user(text: str, spoken: Sequence[Message], seen: Sequence[Item]) -> bool:

@@ -15,11 +15,6 @@ from ..llm.prompts import load_prompt
 E = TypeVar("E", SFTExample, PreferencePair)
 
 
-def is_success(row: Trajectory) -> bool:
-    """Whether the agent named the target, in a dialogue that neither failed nor was given away by the user."""
-    return row.recommended_at is not None and row.status in ("complete", "ended_by_user")
-
-
 def without_example(messages: Sequence[Message], domain: Domain) -> list[Message]:
     """The same state as an ActCRS agent without the worked example sees it; a tuned agent runs zero-shot (quirk Q29)."""
     example = "\n\n" + load_prompt(f"actcrs_example_{domain}")
@@ -34,7 +29,7 @@ def build_sft_examples(trajectories: Sequence[Trajectory]) -> list[SFTExample]:
         SchemaError: If a step is not ActCRS's; names the dialogue.
     """
     examples = []
-    for row in filter(is_success, trajectories):
+    for row in (row for row in trajectories if row.is_success):
         for turn in row.turns:
             for step in turn.steps:
                 if step.purpose != "action":

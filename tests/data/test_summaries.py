@@ -13,6 +13,7 @@ from ecpo_utils.core.params import build_params, load_params_file
 from ecpo_utils.core.paths import RunPaths
 from ecpo_utils.core.schema import Item, ItemSummary
 from ecpo_utils.data.builtin import load_builtin
+from ecpo_utils.data.fields import split_byline
 from ecpo_utils.data.summaries import request_summary, with_summary
 from ecpo_utils.llm.client import Completion
 from ecpo_utils.run import Run
@@ -114,3 +115,20 @@ def test_folder_without_data_dir_is_a_params_error():
     values = load_params_file(ROOT / "params" / "quick.yaml")
     with pytest.raises(ParamsError, match="set data_dir to the folder that `ecpo data build` wrote"):
         build_params({**values, "data_source": "folder"}, "test")
+
+
+@pytest.mark.parametrize(
+    ("description", "byline"),
+    [
+        ("By Jane Austen (1815). A matchmaker errs.", "By Jane Austen (1815). "),
+        ("By J. K. Rowling. A boy.", "By J. K. Rowling. "),
+        ("By Dr. Seuss. A cat.", "By Dr. Seuss. "),
+        ("By inkle (2019). A moon.", "By inkle (2019). "),
+        ("(1999). A game.", "(1999). "),
+        ("In St. Louis, MO. Ribs.", "In St. Louis, MO. "),
+        ("In a world of hate. She runs.", ""),
+        ("By the time she is six, all is lost. Then.", ""),
+    ],
+)
+def test_byline_is_what_our_readers_put_first_and_no_sentence_of_the_text(description, byline):
+    assert split_byline(description) == (byline, description.removeprefix(byline))
