@@ -120,10 +120,11 @@ def test_damaged_facts_are_told(database, tmp_path, facts):
         load_database(*files(tmp_path), FakeEmbedder())
 
 
-def test_a_database_of_an_older_run_is_read_but_not_current(database, tmp_path):
+def test_a_database_whose_facts_lack_something_is_built_again(database, tmp_path):
     path = tmp_path / "game" / "items.faiss.json"
-    path.write_text(json.dumps({"embedder": "fake-embedder", "num_items": len(ITEMS), "items_digest": "0123456789abcdef"}))
-    assert list(load_database(*files(tmp_path), FakeEmbedder()).items) == ITEMS
+    path.write_text(json.dumps({"embedder": "fake-embedder", "num_items": len(ITEMS)}))
+    with pytest.raises(ArtifactError, match=r"cannot read .*items\.faiss\.json: 'items_sha256'; run notebook 01 again"):
+        load_database(*files(tmp_path), FakeEmbedder())
     assert not is_current(ITEMS, FakeEmbedder(), *files(tmp_path))
 
 
