@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -24,6 +25,7 @@ from .judging import open_judge, sample_tasks
 from .method.divergence import PairDivergence, compare_policies
 from .method.export import export_model, export_sharegpt, export_trl
 from .method.rewriting import build_pairs, rewrite_turns, spoken_before
+from .method.search_pairs import search_pairs
 from .method.sgpt import build_sft_examples, draw_validation_users, split_by_user
 from .method.training import TrainingSet, load_history, train_adapter
 from .run import Run
@@ -109,9 +111,17 @@ async def judge_rewrites(run: Run, played: Played, rewrites: Mapping[Domain, Seq
 
 
 def load_preference_sets(run: Run) -> dict[Domain, TrainingSet]:
-    """The pairs that notebook 08 wrote, validation by user."""
+    """The pairs that notebook 08 wrote, validation by user; with the parameter `search_pairs` the agent's searches beside them."""
     pairs = {d: load_jsonl(run.need(run.paths.pairs(d, "sgpt"), "08_rewriting"), PreferencePair) for d in domains_to_tune(run)}
-    return {domain: _split(run, domain, rows) for domain, rows in pairs.items()}
+    sets = {domain: _split(run, domain, rows) for domain, rows in pairs.items()}
+    if run.params.search_pairs:
+        sets = {domain: replace(rows, searches=_searches(run, domain, rows.train)) for domain, rows in sets.items()}
+    return sets
+
+
+def _searches(run: Run, domain: Domain, pairs: Sequence[PreferencePair]) -> list[PreferencePair]:
+    path = run.need(run.paths.trajectories(domain, f"{SGPT}.ecpo"), "07_expectation_confirmation")
+    return search_pairs(pairs, load_jsonl(path, Trajectory))
 
 
 def train_preferences(run: Run, sets: Mapping[Domain, TrainingSet]) -> dict[Domain, dict[str, Path]]:
@@ -128,16 +138,19 @@ def train_preferences(run: Run, sets: Mapping[Domain, TrainingSet]) -> dict[Doma
 def measure_divergence(run: Run, sets: Mapping[Domain, TrainingSet], adapters: Mapping[Domain, Mapping[str, Path]]) -> pd.DataFrame:
     """Every preference adapter against the SGPT adapter: KL per token, margin, share of pairs with a positive one, and log-probabilities.
 
-    On the first pairs that it was trained on, and on those of the validation users. Writes `divergence.jsonl`.
+    On the first pairs that it was trained on, on those of the validation users, and on the latter's searches against the reply that
+    followed: a policy that likes the reply better answers without looking anything up. Writes `divergence.jsonl`.
     """
     tables = []
     for domain, paths in adapters.items():
         rows = []
         for method, path in paths.items():
-            for users in ("train", "validation"):
-                if pairs := getattr(sets[domain], users)[:MAX_COMPARED]:
-                    found = compare_policies(run.params.cra.model, path, find_adapter(run, domain, "sgpt"), pairs)
-                    rows.append({"domain": domain, "method": method, "profile": run.label, "users": users} | _divergence(found))
+            held_out = sets[domain].validation or sets[domain].train
+            compared = {"train": sets[domain].train, "validation": sets[domain].validation, "searches": _searches(run, domain, held_out)}
+            for name, pairs in compared.items():
+                if pairs:
+                    found = compare_policies(run.params.cra.model, path, find_adapter(run, domain, "sgpt"), pairs[:MAX_COMPARED])
+                    rows.append({"domain": domain, "method": method, "profile": run.label, "pairs": name} | _divergence(found))
         tables.append(pd.DataFrame(rows))
         write_text(run.paths.divergence(domain), tables[-1].to_json(orient="records", lines=True))
     return pd.concat(tables, ignore_index=True)
@@ -151,7 +164,7 @@ def load_divergence(run: Run) -> pd.DataFrame:
 
 def _divergence(found: Sequence[PairDivergence]) -> dict:
     return {
-        "pairs": len(found),
+        "n": len(found),
         **rate_columns("kl_per_token", mean(each.kl_per_token for each in found)),
         **rate_columns("margin", mean(each.margin for each in found)),
         **rate_columns("chosen_preferred", proportion(sum(each.margin > 0 for each in found), len(found))),

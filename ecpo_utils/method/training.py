@@ -43,10 +43,17 @@ class TrainingSet:
     Attributes:
         train: SFT examples for "sft", preference pairs for the others.
         validation: Of the same kind; may be empty.
+        searches: Pairs from `search_pairs` that are trained on beside `train`; may be empty.
     """
 
     train: Sequence[SFTExample | PreferencePair | TokenizedDialogue]
     validation: Sequence[SFTExample | PreferencePair | TokenizedDialogue] = ()
+    searches: Sequence[PreferencePair] = ()
+
+    @property
+    def learned(self) -> list[SFTExample | PreferencePair | TokenizedDialogue]:
+        """All that is trained on."""
+        return [*self.train, *self.searches]
 
 
 def train_adapter(method: Method, params: Params, rows: TrainingSet, target: Path, *, start: Path | None = None) -> Path:
@@ -194,6 +201,7 @@ def _check_rows(method: Method, rows: TrainingSet) -> None:
 
 def _facts(method: Method, params: Params, rows: TrainingSet, start: Path | None) -> dict:
     """What decides an adapter, and its digest."""
+    searches = {"searches": len(rows.searches)} if rows.searches else {}
     prefixes = ("lora_", "sft_") if method == "sft" else ("dpo_", f"{method}_")
     decides = {
         "method": method,
@@ -202,8 +210,8 @@ def _facts(method: Method, params: Params, rows: TrainingSet, start: Path | None
         "start": load_history(start)["digest"] if start and (start / CARD).is_file() else str(start),
         "seed": params.seed,
         "params": {key: value for key, value in params.model_dump().items() if key.startswith(prefixes)},
-        "data": digest([[row.model_dump() for row in part] for part in (rows.train, rows.validation)]),
-        "rows": {"train": len(rows.train), "validation": len(rows.validation)},
+        "data": digest([[row.model_dump() for row in part] for part in (rows.learned, rows.validation)]),
+        "rows": {"train": len(rows.train), "validation": len(rows.validation)} | searches,
     }
     return {**decides, "digest": digest(decides)}
 
@@ -222,13 +230,13 @@ def _check_lengths(method: Method, params: Params, rows: TrainingSet, tokenizer:
     """Token counts of the training rows; a row that would be cut is an error, for what is cut is the answer (quirk Q31)."""
     key = f"{_prefix(method)}_max_length"
     limit, counts = getattr(params, key), []
-    for number, row in enumerate([*rows.train, *rows.validation]):
+    for number, row in enumerate([*rows.learned, *rows.validation]):
         sizes = [len(row.input_ids)] if method == "sft" else [_count(tokenizer, row, answer) for answer in (row.chosen, row.rejected)]
         if max(sizes) > limit:
             raise TrainingError(f"{method}: dialogue {row.task_id} turn {row.turn} has {max(sizes)} tokens; raise {key} (now {limit})")
-        if number < len(rows.train):
+        if number < len(rows.learned):
             counts += sizes
-    return {"rows": len(rows.train), "tokens": sum(counts), "mean": sum(counts) / len(counts), "longest": max(counts)}
+    return {"rows": len(rows.learned), "tokens": sum(counts), "mean": sum(counts) / len(counts), "longest": max(counts)}
 
 
 def _count(tokenizer: PreTrainedTokenizerBase, pair: PreferencePair, answer: Sequence[Message]) -> int:
@@ -296,7 +304,7 @@ def _trainer(method: Method, params: Params, model, tokenizer, rows: TrainingSet
 
     common = {
         "model": model,
-        "train_dataset": dataset(rows.train),
+        "train_dataset": dataset(rows.learned),
         "eval_dataset": dataset(rows.validation),
         "processing_class": tokenizer,
         "callbacks": [_watch(f"{method}_learning_rate")],
@@ -333,7 +341,7 @@ def _one_gpu(args: TrainingArguments) -> TrainingArguments:
 
 def _kept_whole(trainer: Trainer, rows: TrainingSet, method: Method) -> Trainer:
     """TRL drops rows whose prompt fills `max_length` without a word."""
-    for taken, given in ((trainer.train_dataset, rows.train), (trainer.eval_dataset, rows.validation)):
+    for taken, given in ((trainer.train_dataset, rows.learned), (trainer.eval_dataset, rows.validation)):
         expected = len(given) * (2 if method == "kto" else 1)
         if given and len(taken) != expected:
             raise TrainingError(f"the trainer took {len(taken)} of {expected} rows; raise {_prefix(method)}_max_length")

@@ -1,0 +1,31 @@
+"""Pairs that keep a policy searching while it learns from rewritten replies, nearly all of which come after a search. Not in the paper."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..core.schema import PreferencePair, Trajectory
+from ..dialogue.agents.actions import render_action
+
+REASON = "The reply came before anything was looked up."
+
+
+def search_pairs(pairs: Sequence[PreferencePair], dialogues: Sequence[Trajectory]) -> list[PreferencePair]:
+    """For each pair whose reply followed a search: in the state before it the search is chosen, the pair's chosen reply rejected.
+
+    Args:
+        pairs: Of rewritten and original replies.
+        dialogues: That they come from, of the agent that is trained.
+
+    Returns:
+        At most one per pair, of the first search of its turn, in the order of the pairs.
+    """
+    turns = {(row.task_id, turn.index): turn for row in dialogues for turn in row.turns}
+    found = []
+    for pair in pairs:
+        steps = turns[pair.task_id, pair.turn].steps
+        first = next((step for step in steps if step.action and step.action.type == "search" and not step.is_unusable), None)
+        if first:
+            search = [{"role": "assistant", "content": render_action(first.action)}]
+            found.append(pair.model_copy(update={"prompt": first.messages, "chosen": search, "rejected": pair.chosen, "reason": REASON}))
+    return found
