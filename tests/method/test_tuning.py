@@ -110,7 +110,7 @@ def test_divergence_is_measured_against_sgpt(run, scripts):
     table = tuning.measure_divergence(run, sets, tuning.train_preferences(run, sets))
     assert list(table["method"]) == ["dpo", "simpo"] and (table["kl_per_token"] >= 0).all()
     assert (table["chosen_logp"] < 0).all() and table["chosen_likelier"].between(0, 1).all()
-    assert table["pairs"].tolist() == [min(len(sets["game"].train), tuning.MAX_COMPARED)] * 2
+    assert table["n"].tolist() == [min(len(sets["game"].train), tuning.MAX_COMPARED)] * 2 and set(table["pairs"]) == {"train"}
 
 
 def test_what_is_missing_names_its_notebook(run, scripts):
