@@ -138,8 +138,8 @@ def train_preferences(run: Run, sets: Mapping[Domain, TrainingSet]) -> dict[Doma
 def measure_divergence(run: Run, sets: Mapping[Domain, TrainingSet], adapters: Mapping[Domain, Mapping[str, Path]]) -> pd.DataFrame:
     """Every preference adapter against the SGPT adapter: KL per token, margin, share of pairs with a positive one, and log-probabilities.
 
-    On the first pairs that it was trained on, on those of the validation users, and on the latter's searches against the reply that
-    followed: a policy that likes the reply better answers without looking anything up. Writes `divergence.jsonl`.
+    On the first pairs that it was trained on, on those of the validation users, and on searches against the reply that followed, of
+    validation users if there are any: a policy that likes the reply better looks nothing up. Writes `divergence.jsonl`.
     """
     tables = []
     for domain, paths in adapters.items():
@@ -211,7 +211,7 @@ def cost_table(run: Run) -> pd.DataFrame:
             rows.append({"domain": domain, "stage": stage, "units": len(records), **counts, **per_pair})
         for name in dict.fromkeys(TUNED[system] for system in tuned_systems(run.params)):
             history = load_history(find_adapter(run, domain, name))
-            seen = {"units": history["rows"]["train"], "seconds": history["seconds"], "tokens_per_second": history["tokens_per_second"]}
+            seen = {"units": history["lengths"]["rows"], "seconds": history["seconds"], "tokens_per_second": history["tokens_per_second"]}
             rows.append({"domain": domain, "stage": f"training {name}", **seen})
     return pd.DataFrame(rows)
 

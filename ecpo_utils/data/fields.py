@@ -13,8 +13,8 @@ SECONDS_BELOW, MILLISECONDS_BELOW = 10**11, 10**14  # a time below is in seconds
 
 # what our readers put first: author and year, or town and state; initials and "St." do not end it
 _BYLINE = re.compile(
-    r"(?:By [^()]{1,80}? )?\(\d{4}\)\. |In [^()]{1,60}?, [A-Z]{2}\. "
-    r"|By (?=[A-Z])(?:[^.()]|(?:(?<=\b[A-Z])|(?<=\b[DMSJ]r)|(?<=\bSt))\.){1,60}\. "
+    r"(?:By [^()]{1,80}? )?\(\d{4}\)\. |In [^()]{1,60}?, [A-Z]{2}\. |In (?:(?![a-z])[^\s().]+ ?){1,4}\. "
+    r"|By (?![a-z])(?:[^.()]|(?:(?<=\b[A-Z])|(?<=\b[DMSJ]r)|(?<=\bSt))\.){1,60}\. "
 )
 
 

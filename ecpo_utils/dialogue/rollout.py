@@ -15,6 +15,7 @@ from ..core.concurrency import FailuresInARow, map_bounded
 from ..core.errors import EndpointError, ParamsError, ParseError
 from ..core.params import Params
 from ..core.schema import Confirmation, Status, Task, Trajectory, Turn
+from ..data import fields
 from ..llm import prompts
 from ..llm.client import ChatClient, Meter
 from .agents import Agent, acting, actions, base, find_framework
@@ -25,7 +26,7 @@ from .simulators import make_simulator
 
 logger = logging.getLogger(__name__)
 
-SHARED = (matching, quoting, schema, base, acting, actions)  # with `dialogue/*.py`: what any agent's dialogue rests on
+SHARED = (matching, quoting, schema, fields, base, acting, actions)  # with `dialogue/*.py`: what any agent's dialogue rests on
 SHARED_PROMPTS = ("simulator", "narrow", "ievalm", "confirm")
 
 

@@ -38,7 +38,8 @@ def _weights_identity(endpoint: Endpoint) -> str:
     files = weights_hashes(endpoint.model)
     if endpoint.adapter:
         files["adapter"] = adapter_hash(Path(endpoint.adapter))
-    return json.dumps([endpoint.provider, endpoint.model, sorted(files.items())])
+    served = ["generation-config vllm"] if endpoint.provider == "vllm" else []  # what else decides its answers
+    return json.dumps([endpoint.provider, endpoint.model, sorted(files.items()), *served])
 
 
 def _place(endpoint: Endpoint) -> tuple:

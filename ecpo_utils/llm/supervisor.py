@@ -131,9 +131,15 @@ def _watch(folder: Path, server: object) -> None:
 
 def _wait_for_leaving(folder: Path) -> None:
     """Return once no other server is up that nobody uses: it would still hold its part of the GPU."""
+
+    def is_wanted(folder: Path) -> bool:
+        return any(map(is_locked, (folder / "leases").iterdir()))
+
     others = [path.parent for path in folder.parent.glob("*/alive.lock") if path.parent != folder]
-    while any(is_locked(other / "alive.lock") and not any(map(is_locked, (other / "leases").iterdir())) for other in others):
+    while any(is_locked(other / "alive.lock") and not is_wanted(other) for other in others):
         time.sleep(0.2)
+        if not is_wanted(folder):
+            sys.exit("whoever asked for this server has ended")
 
 
 def main(options: dict) -> None:

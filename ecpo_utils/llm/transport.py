@@ -6,7 +6,6 @@ Library: openai. Its low-level `post` is used, for its typed `create` costs thre
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import logging
 import os
@@ -98,27 +97,42 @@ class Transport:
         """
         attempts = max(self.endpoint.max_retries, len(self._addresses) - 1)
         patient_until = time.monotonic() + (PATIENCE_S if self.endpoint.max_retries else 0.0)
-        for attempt in itertools.count():
+        tried, was_limited = 0, False
+        while True:
             address = min(self._addresses, key=lambda each: (each.rests_until > time.monotonic(), each.in_flight))
             try:
                 with address.busy():
                     answer = await address.client.post("/chat/completions", cast_to=object, body=body)
                 return self._checked(answer, address)
             except json.JSONDecodeError as error:  # cut short on the way, as a body of no JSON at all is told by its type
-                if attempt >= attempts:
+                if tried == attempts:
                     raise self._no_completion(address, f"({error})") from None
-                await asyncio.sleep(BROKEN_BODY_WAIT_S * 2**attempt)
+                await asyncio.sleep(BROKEN_BODY_WAIT_S * 2**tried)
+                tried += 1
             except openai.OpenAIError as error:
                 explained = self.explain(error, address.client)
+                has_others = len(self._addresses) > 1 and isinstance(error, _ELSEWHERE)
                 is_limited = isinstance(error, openai.RateLimitError) and not explained.fatal
-                waits = is_limited and time.monotonic() < patient_until and not self.is_closing
-                if not waits and (len(self._addresses) == 1 or attempt >= attempts or not isinstance(error, _ELSEWHERE)):
-                    raise explained from None
+                was_limited |= is_limited
                 address.rests_until = time.monotonic() + REST_S
-                if waits and all(each.rests_until > time.monotonic() for each in self._addresses):
-                    logger.warning("%s; waiting", explained)
-                    await asyncio.sleep(REST_S * random.uniform(0.5, 1.0))  # not all at once
-        raise AssertionError  # the loop ends by a return or an error
+                if (is_limited or was_limited and has_others) and time.monotonic() < patient_until:
+                    await self._rest(explained)
+                elif has_others and tried < attempts:
+                    tried += 1
+                else:
+                    raise explained from None
+
+    async def _rest(self, limited: EndpointError) -> None:
+        """Wait until an address may be asked again, if all of them rest; a client that is closing does not wait.
+
+        Raises:
+            EndpointError: `limited`, if the client is closing.
+        """
+        if all(each.rests_until > time.monotonic() for each in self._addresses) and not self.is_closing:
+            logger.warning("%s; waiting", limited)
+            await asyncio.sleep(REST_S * random.uniform(0.5, 1.0))  # not all at once
+        if self.is_closing:
+            raise limited
 
     def _checked(self, answer: object, address: Address) -> dict:
         """The answer, if it has the shape of a chat completion."""

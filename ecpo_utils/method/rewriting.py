@@ -34,6 +34,7 @@ ENDPOINT_ERROR = "endpoint error"
 SHORTEST_TITLE = 7  # characters: shorter titles ("It", "Emma") are words of any reply; in quotes they are found all the same
 _ANSWER = re.compile(r"^\s*(?:change\s*:\s*(?P<thought>.*?))?\s*^\s*action\s*:\s*(?P<action>.*)", re.IGNORECASE | re.DOTALL | re.MULTILINE)
 _SENTENCE = re.compile(r"[^.!?]+[.!?]*")
+_WORD = re.compile(r"\w[\w'\u2019]*")
 _NAME = re.compile(r"(?<=[a-z,;] )[A-Z]\w{2,}")  # within a sentence
 _QUOTED = re.compile(r"[\"\u201c]([^\"\u201c\u201d]{2,80})[\"\u201d]")
 
@@ -321,17 +322,17 @@ def invents_title(text: str, seen: Sequence[str], titles: Mapping[str, str], spo
     Args:
         text: The reply.
         seen: Titles that were retrieved.
-        titles: All of the database, from `index_titles`. One of a single word counts where the reply writes it as a name.
+        titles: All of the database, from `index_titles`. One of a single word counts where the reply does not write it small.
         spoken: What the user said.
     """
 
     def is_known(name: str) -> bool:
         return mentions_title(spoken, name) or any(mentions_title(name, title) or mentions_title(title, name) for title in seen)
 
-    words = normalise(text).split()
+    words, names = normalise(text).split(), {normalise(word) for word in _WORD.findall(text) if not word[0].islower()}
     parts = (" ".join(words[i:j]) for i in range(len(words)) for j in range(i + 1, len(words) + 1))
-    named = [part for part in parts if part in titles and (" " in part or titles[part] in text)]
-    return not all(map(is_known, [*(titles[part] for part in named), *_QUOTED.findall(text)]))
+    named = [titles[part] for part in parts if part in titles and (" " in part or part in names)]
+    return not all(map(is_known, [*named, *_QUOTED.findall(text)]))
 
 
 def kept_words(original: str, rewritten: str) -> float:

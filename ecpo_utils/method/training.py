@@ -248,18 +248,20 @@ def _num_processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def share_batch(params: Params, prefix: str, num_processes: int) -> dict[str, int]:
+def share_batch(params: Params, prefix: str, num_processes: int, *, at_once: int = 1) -> dict[str, int]:
     """Rows a device takes at once, and steps to accumulate, so that all processes together take as many rows a step as one would.
 
-    A training is thereby the same on any number of GPUs, and goes on on another one.
+    A training is thereby the same on any number of GPUs, and goes on on another one. KTO estimates its KL term from the
+    mismatched rows of a device's batch and so needs two of them `at_once`.
 
     Raises:
         TrainingError: If the rows of a step cannot be shared out evenly.
     """
     names = "per_device_train_batch_size", "gradient_accumulation_steps"
     size, accumulated = (getattr(params, f"{prefix}_{name}") for name in names)
+    size = max(size, at_once)
     share, rest = divmod(size * accumulated, num_processes)
-    if rest:
+    if rest or math.gcd(share, size) < at_once:
         keys = " x ".join(f"{prefix}_{name}" for name in names)
         raise TrainingError(f"{size * accumulated} rows a step ({keys}) cannot be shared by {num_processes} processes; change one of them")
     size = math.gcd(share, size)
@@ -273,7 +275,7 @@ def _trainer(method: Method, params: Params, model, tokenizer, rows: TrainingSet
 
     on_gpu = torch.cuda.is_available()
     options = {name: getattr(params, f"{_prefix(method)}_{name}") for name in ("num_train_epochs", "max_length")}
-    options |= share_batch(params, _prefix(method), _num_processes())
+    options |= share_batch(params, _prefix(method), _num_processes(), at_once=2 if method == "kto" else 1)
     options |= {
         "output_dir": str(work),
         "learning_rate": getattr(params, f"{method}_learning_rate"),
@@ -322,8 +324,6 @@ def _trainer(method: Method, params: Params, model, tokenizer, rows: TrainingSet
     if method == "kto":
         from trl import KTOConfig, KTOTrainer
 
-        for key in ("per_device_train_batch_size", "per_device_eval_batch_size"):
-            options[key] = max(2, options[key])  # KTO estimates its KL term from mismatched rows of a batch
         kto = KTOConfig(**options, beta=params.kto_beta, precompute_ref_log_probs=not on_gpu)
         return _kept_whole(KTOTrainer(args=_one_gpu(kto), **common), rows, method)
     from trl.experimental.cpo import CPOConfig, CPOTrainer

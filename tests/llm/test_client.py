@@ -191,6 +191,15 @@ def test_patience_with_a_limited_rate_ends(ask, stub_endpoint, make_client, monk
         ask(make_client(max_retries=1))
 
 
+def test_the_address_that_limits_the_rate_is_asked_again_where_the_other_is_down(
+    ask, stub_endpoint, second_endpoint, make_client, monkeypatch
+):
+    monkeypatch.setattr(transport, "REST_S", 0.1)
+    stub_endpoint.script(*[Reply("slow down", status=429)] * 6, "fine")
+    second_endpoint.close()
+    assert ask(make_client(base_url=[stub_endpoint.base_url, second_endpoint.base_url], max_retries=1)).text == "fine"
+
+
 def test_a_client_that_is_closed_waits_no_longer_for_a_limited_rate(run, stub_endpoint, make_client, monkeypatch):
     monkeypatch.setattr(transport, "REST_S", 0.4)
     stub_endpoint.answer = lambda request: Reply("slow down", status=429)
@@ -203,7 +212,7 @@ def test_a_client_that_is_closed_waits_no_longer_for_a_limited_rate(run, stub_en
         return await asyncio.gather(asked, return_exceptions=True)
 
     (error,) = run(closed())
-    assert isinstance(error, EndpointError)
+    assert isinstance(error, EndpointError) and len(stub_endpoint.chats) == 2  # the request and its one retry by the library
 
 
 def test_retries_end_and_the_error_is_not_fatal(ask, stub_endpoint, make_client):

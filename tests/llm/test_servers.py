@@ -9,6 +9,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -23,6 +24,7 @@ from pydantic import BaseModel, ConfigDict
 from ecpo_utils.core.artifacts import sha256_file
 from ecpo_utils.core.errors import ModelError
 from ecpo_utils.core.params import Endpoint
+from ecpo_utils.llm import supervisor
 from ecpo_utils.llm.cache import ResponseCache
 from ecpo_utils.llm.endpoints import open_clients
 from ecpo_utils.llm.models import find_model, locate_model
@@ -246,3 +248,47 @@ def test_folder_that_cannot_be_written_says_which_variable_to_set(monkeypatch, t
     monkeypatch.setattr("ecpo_utils.llm.servers.fetch_model", lambda name: tmp_path)
     with pytest.raises(ModelError, match="set ECPO_CACHE"), serving(SPEC):
         pass
+
+
+@contextlib.contextmanager
+def held(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Of a server that is about to start, whose user waits, and of another one."""
+    own, other = tmp_path / "servers" / "own", tmp_path / "servers" / "other"
+    (other / "leases").mkdir(parents=True)
+    with held(own / "alive.lock"), held(own / "leases" / "1"):
+        yield own, other
+
+
+def test_a_server_that_is_leaving_is_waited_for(folders):
+    own, other = folders
+    waiting = threading.Thread(target=supervisor._wait_for_leaving, args=[own])
+    with held(other / "alive.lock"):
+        waiting.start()
+        waiting.join(0.5)
+        assert waiting.is_alive()
+    waiting.join(5)
+    assert not waiting.is_alive()
+
+
+def test_a_server_that_is_used_or_gone_is_not_waited_for(folders):
+    own, other = folders
+    (other / "alive.lock").touch()
+    supervisor._wait_for_leaving(own)
+    with held(other / "alive.lock"), held(other / "leases" / "2"):
+        supervisor._wait_for_leaving(own)
+
+
+def test_a_server_that_nobody_waits_for_any_more_does_not_start(tmp_path):
+    own, other = tmp_path / "servers" / "own", tmp_path / "servers" / "other"
+    for folder in (own, other):
+        (folder / "leases").mkdir(parents=True)
+    with held(own / "alive.lock"), held(other / "alive.lock"), pytest.raises(SystemExit, match="has ended"):
+        supervisor._wait_for_leaving(own)

@@ -147,9 +147,11 @@ def test_titles_in_quotes_and_whole_titles_are_found():
 
 
 def test_a_title_of_one_word_counts_where_it_is_written_as_a_name():
-    titles = index_titles({"x": ITEMS[0].model_copy(update={"title": "Mystery"})})
-    assert titles == {"mystery": "Mystery"}
-    assert invents_title("Then Mystery is for you.", [], titles, "") and not invents_title("A slow mystery, then?", [], titles, "")
+    names = "Mystery", "PROMETHEUS", "Piranesi (Kindle Edition)"
+    titles = index_titles({name: ITEMS[0].model_copy(update={"title": name}) for name in names})
+    for named in ("Then Mystery is for you.", "Prometheus, then?", "Then try Piranesi"):
+        assert invents_title(named, [], titles, "")
+    assert not invents_title("A slow mystery, then?", [], titles, "")
 
 
 def test_kept_words_is_one_for_the_same_text_and_falls_with_changes():

@@ -279,6 +279,13 @@ def test_all_processes_together_take_the_rows_of_one(make_params, rows, processe
     assert tuple(found[name] for name in names) == expected
 
 
+def test_kto_has_two_rows_at_once_on_any_number_of_gpus(make_params):
+    params = make_params(dpo_per_device_train_batch_size=1, dpo_gradient_accumulation_steps=4)
+    assert [tuple(share_batch(params, "dpo", number, at_once=2).values()) for number in (1, 2, 4)] == [(2, 4), (2, 2), (2, 1)]
+    with pytest.raises(TrainingError, match="8 rows a step .* cannot be shared by 8"):
+        share_batch(params, "dpo", 8, at_once=2)
+
+
 def test_rows_that_cannot_be_shared_evenly_name_the_parameters(make_params):
     params = make_params(sft_per_device_train_batch_size=1, sft_gradient_accumulation_steps=2)
     with pytest.raises(TrainingError, match=r"2 rows a step \(sft_per_device_train_batch_size x sft_gradient.*\) cannot be shared by 4"):

@@ -11,6 +11,7 @@ from ecpo_utils import preparation, simulation, tuning
 from ecpo_utils.core.artifacts import load_jsonl
 from ecpo_utils.core.errors import ArtifactError, ParamsError
 from ecpo_utils.core.schema import PreferencePair, Task, Trajectory
+from ecpo_utils.method.training import load_history
 from ecpo_utils.run import open_run
 
 ROOT = Path(__file__).parents[2]
@@ -111,6 +112,25 @@ def test_divergence_is_measured_against_sgpt(run, scripts):
     assert list(table["method"]) == ["dpo", "simpo"] and (table["kl_per_token"] >= 0).all()
     assert (table["chosen_logp"] < 0).all() and table["chosen_likelier"].between(0, 1).all()
     assert table["n"].tolist() == [min(len(sets["game"].train), tuning.MAX_COMPARED)] * 2 and set(table["pairs"]) == {"train"}
+
+
+def test_searches_are_pairs_beside_the_rewrites_where_they_are_asked_for(run, scripts, study):
+    answer = study.scripts["agent"]
+
+    def searching(body):
+        seeks = body["model"] == "sgpt" and not body["messages"][-1]["content"].startswith("Observation")
+        return "Search[a game]" if seeks else answer(body)
+
+    study.scripts["agent"] = searching
+    run.params.search_pairs, run.params.preference_methods = True, ["dpo"]
+    *_, sets, adapters, _ = asyncio.run(everything(run))
+    table = tuning.measure_divergence(run, sets, adapters)
+    assert len(sets["game"].searches) == len(sets["game"].train) > 0
+    assert {pair.chosen[0]["content"] for pair in sets["game"].searches} == {"Search[a game]"}
+    assert load_history(adapters["game"]["dpo"])["rows"]["searches"] == len(sets["game"].searches)
+    assert table["pairs"].tolist() == ["train", "searches"]
+    costs = tuning.cost_table(run).set_index("stage")
+    assert costs.loc["training dpo", "units"] == 2 * len(sets["game"].train)
 
 
 def test_what_is_missing_names_its_notebook(run, scripts):
