@@ -73,7 +73,7 @@ async def judge_released(run: Run) -> dict[str, dict[str, list[Verdict]]]:
     """Every released log against the expert's, on `num_judge_pairs` tasks that all logs share, dialogues whole and cut.
 
     Returns:
-        By "whole", "cut" (at the first line break, as the release's script judged them, quirk Q20) and "rule" (whole
+        By "whole", "cut" (at the first line break, as the release's script judged them) and "rule" (whole
         ones by `rule_verdicts`), and log; empty where `release_dir` is not set.
 
     Raises:

@@ -8,11 +8,13 @@ from pathlib import Path
 
 from .core.params import Params, load_params_file
 from .core.schema import Role
+from .evaluate.damage import FLAWS, SEVERITIES
 from .judging import framework_comparisons
 from .llm.budget import call_cost
 from .tuning import main_comparisons
 
 UNITS = Path(__file__).parent / "plan_units.yaml"
+NUM_RELEASED, SHARED_RELEASED = 5, 98  # released Book logs beside the expert's, and tasks that they share
 
 
 @dataclass(frozen=True)
@@ -91,12 +93,19 @@ class Plan:
                 new = number - min(number, params.num_simulation_tasks * len(params.cra_domains)) * (framework == "actcrs")
                 self._dialogues("04 frameworks", role, new, framework)
         comparisons = len(framework_comparisons(params.frameworks))
-        self._add("04 frameworks", "judge", number * comparisons, self.units["judges"][params.judge_mode])
+        self._add("04 frameworks", "judge", number * comparisons, self._judge)
+        originals = min(params.num_judge_pairs or params.num_simulation_tasks, params.num_simulation_tasks) * len(params.domains)
+        self._add("05 judge", "judge", originals * (1 + len(FLAWS) * len(SEVERITIES)), self._judge)
+        if params.release_dir:
+            self._add("05 judge", "judge", NUM_RELEASED * 2 * (params.num_judge_pairs or SHARED_RELEASED), self._judge)
+
+    @property
+    def _judge(self) -> dict:
+        return self.units["judges"][self.params.judge_mode]
 
     def _tuning(self) -> None:
         params, domains = self.params, self.params.tuning_domains
         tests = self._tests("num_test_tasks", domains)
-        judge = self.units["judges"][params.judge_mode]
         self._dialogues("06 SGPT: expert", "expert", params.num_sgpt_tasks * len(domains))
         self._dialogues("06 SGPT: tests", "cra", 3 * tests)
         played = params.num_ecpo_tasks * len(domains)
@@ -105,9 +114,11 @@ class Plan:
         self._add("08 rewriting", "rewriter", replies, self.units["rewriters"][params.rewriter_mode])
         if params.verify_rewrites:
             self._add("08 rewriting", "simulator", replies, self.units["confirmation"])
-        self._add("08 rewriting", "judge", replies * self.units["share_of_pairs_judged"], judge)
+        self._add("08 rewriting", "judge", replies * self.units["share_of_pairs_judged"], self._judge)
+        played = {d: max(params.num_simulation_tasks, self._tests("num_cra_tasks", {d} & set(params.cra_domains))) for d in domains}
+        self._dialogues("10 main results", "expert", sum(max(0, self._tests("num_test_tasks", [d]) - played[d]) for d in domains))
         self._dialogues("10 main results", "cra", len(params.preference_methods) * tests)
-        self._add("10 main results", "judge", len(main_comparisons(params)) * tests, judge)
+        self._add("10 main results", "judge", len(main_comparisons(params)) * tests, self._judge)
 
     @property
     def estimates(self) -> list[Estimate]:

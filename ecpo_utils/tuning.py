@@ -34,7 +34,7 @@ from .simulation import Entry, find_adapter, play
 SGPT = "actcrs_sgpt"
 ZERO_SHOT = {"few_shot": False}
 MAX_COMPARED = 20  # pairs on which policies are compared
-# the tuned agents: name of the system and of its adapter; all run zero-shot (quirk Q29)
+# the tuned agents: name of the system and of its adapter; all run zero-shot
 TUNED = {SGPT: "sgpt", "actcrs_ecpo": "dpo", "actcrs_kto": "kto", "actcrs_simpo": "simpo"}
 
 

@@ -44,7 +44,7 @@ class LogDialogue(Record):
         item: Index of the target among the task's items, always 0 in the release.
         rec_rewards: 0-5 per rated agent reply, 0 for a reply that was not rated; the others likewise.
         avg_rec_reward: Mean of the non-zero ratings, 0 if all are zero; the others likewise.
-        user_tokens: As logged, private JSON included (quirk Q34).
+        user_tokens: As logged, private JSON included.
     """
 
     row: int

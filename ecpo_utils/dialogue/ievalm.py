@@ -3,7 +3,7 @@
 Paper: sections 2.3 and B.4. It is told to accept the target, to refuse everything else and say something about the target
 instead, to answer questions from the target's record, and never to say the title. Title, leak, role reversal and repetition
 are dealt with as for AILO, so that the two differ in the method only; unlike the release's, it is shown the agent's last
-reply (quirk Q28). A model of one or two billion parameters repeats itself, and takes its wishes from what the agent praises;
+reply. A model of one or two billion parameters repeats itself, and takes its wishes from what the agent praises;
 with `simulator_mode: narrow` it reads no more of the conversation than how the last reply begins and ends, and a message that
 tells nothing of the record is written again.
 """

@@ -119,7 +119,7 @@ def summarize_log(dialogues: Sequence[LogDialogue]) -> DialogueMetrics:
     """Metrics of a released log, from its own flags and ratings.
 
     Confirmation is the log's expression rating: zeros are left out within a dialogue, a dialogue of
-    zeros counts as 0. Dialogues that raised are not in the logs (quirk Q02), so none counts as failed,
+    zeros counts as 0. Dialogues that raised are not in the logs, so none counts as failed,
     and leaks count as the log counts them.
     """
     n, known = len(dialogues), [d.recall for d in dialogues if d.recall is not None]

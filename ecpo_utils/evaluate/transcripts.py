@@ -93,7 +93,7 @@ def _by_task(transcripts: Sequence[Transcript], name: str) -> dict[str, Transcri
 
 
 def cut_at_line_break(transcript: Transcript) -> Transcript:
-    """What the release's script judged: the lines before the first one that names no speaker (quirk Q20).
+    """What the release's script judged: the lines before the first one that names no speaker.
 
     A message of several lines ends there and all that follows is lost, unless its next line itself begins
     with "user:" or "assistant:"; the script took such a line for a message.

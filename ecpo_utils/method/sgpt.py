@@ -16,7 +16,7 @@ E = TypeVar("E", SFTExample, PreferencePair)
 
 
 def without_example(messages: Sequence[Message], domain: Domain) -> list[Message]:
-    """The same state as an ActCRS agent without the worked example sees it; a tuned agent runs zero-shot (quirk Q29)."""
+    """The same state as an ActCRS agent without the worked example sees it; a tuned agent runs zero-shot."""
     example = "\n\n" + load_prompt(f"actcrs_example_{domain}")
     return [{**each, "content": each["content"].replace(example, "")} if each["role"] == "system" else dict(each) for each in messages]
 

@@ -61,7 +61,7 @@ def train_adapter(method: Method, params: Params, rows: TrainingSet, target: Pat
 
     Args:
         method: "sft" begins with a fresh adapter; the others with `start`, which for "dpo" and "kto" is also, frozen,
-            the reference (Eq. 3; quirk Q32). "simpo" has no reference.
+            the reference (Eq. 3). "simpo" has no reference.
         params: `lora_*`, and `sft_*` or `dpo_*`, `kto_*`, `simpo_*`; `cra` names the backbone.
         rows: What to learn from.
         target: Folder of the adapter: PEFT's two files, `training.json` with the curves, `README.md`.
@@ -227,7 +227,7 @@ def _prepare_environment() -> None:
 
 
 def _check_lengths(method: Method, params: Params, rows: TrainingSet, tokenizer: PreTrainedTokenizerBase) -> dict[str, float]:
-    """Token counts of the training rows; a row that would be cut is an error, for what is cut is the answer (quirk Q31)."""
+    """Token counts of the training rows; a row that would be cut is an error, for what is cut is the answer."""
     key = f"{_prefix(method)}_max_length"
     limit, counts = getattr(params, key), []
     for number, row in enumerate([*rows.learned, *rows.validation]):
