@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
+from .core.errors import ParamsError
 from .core.params import Params, load_params_file
 from .core.schema import Role
 from .evaluate.damage import FLAWS, SEVERITIES
@@ -41,6 +42,9 @@ class Plan:
 
     Args:
         params: The profile. Where the data have fewer users or tasks than it asks for, the run costs less.
+
+    Raises:
+        ParamsError: If nothing is known of what a framework or a judge costs.
     """
 
     def __init__(self, params: Params):
@@ -63,10 +67,16 @@ class Plan:
         sums = map(sum, zip(astuple(old)[2:], astuple(new)[2:], strict=True)) if old else astuple(new)[2:]
         self._found[stage, role] = Estimate(stage, role, *sums)
 
+    def _unit(self, kind: str, name: str) -> dict:
+        try:
+            return self.units[kind][name]
+        except KeyError:
+            raise ParamsError(f"{UNITS} does not say what {name} costs; add it under '{kind}'") from None
+
     def _dialogues(self, stage: str, role: Role, number: float, framework: str = "actcrs") -> None:
         turns = self.params.max_turns
-        self._add(stage, role, number, self.units["agents"][framework], turns)
-        self._add(stage, "simulator", number, self.units["simulators"][self.params.simulator_mode], turns)
+        self._add(stage, role, number, self._unit("agents", framework), turns)
+        self._add(stage, "simulator", number, self._unit("simulators", self.params.simulator_mode), turns)
 
     def _tests(self, name: str, domains: Sequence[str]) -> int:
         """Test tasks of some domains by a parameter, in which 0 means all."""
@@ -101,7 +111,7 @@ class Plan:
 
     @property
     def _judge(self) -> dict:
-        return self.units["judges"][self.params.judge_mode]
+        return self._unit("judges", self.params.judge_mode)
 
     def _tuning(self) -> None:
         params, domains = self.params, self.params.tuning_domains
@@ -111,7 +121,7 @@ class Plan:
         played = params.num_ecpo_tasks * len(domains)
         self._dialogues("07 confirmation", "cra", played)
         replies = played * params.max_turns * self.units["share_of_turns_rewritten"]
-        self._add("08 rewriting", "rewriter", replies, self.units["rewriters"][params.rewriter_mode])
+        self._add("08 rewriting", "rewriter", replies, self._unit("rewriters", params.rewriter_mode))
         if params.verify_rewrites:
             self._add("08 rewriting", "simulator", replies, self.units["confirmation"])
         self._add("08 rewriting", "judge", replies * self.units["share_of_pairs_judged"], self._judge)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from ecpo_utils.cli import main
+from ecpo_utils.core.errors import ParamsError
 from ecpo_utils.core.params import load_profile
 from ecpo_utils.planning import Plan
 
@@ -62,6 +63,17 @@ def test_every_profile_can_be_planned_and_its_rows_add_up(profile, capsys):
     assert main(["plan", "--profile", profile]) == 0
     text = capsys.readouterr().out
     assert f"{sum(row['prompt_tokens'] for row in rows):,.0f}" in text and len({(r["stage"], r["role"]) for r in rows}) == len(rows)
+
+
+def test_a_framework_of_which_no_cost_is_known_names_the_file(paper):
+    with pytest.raises(ParamsError, match=r"plan_units\.yaml does not say what mycrs costs; add it under 'agents'"):
+        Plan(paper.model_copy(update={"frameworks": ["actcrs", "mycrs"]}))
+
+
+def test_the_judges_validation_and_the_experts_dialogues_are_planned(paper):
+    assert find(Plan(paper), "05 judge", "judge").units == 3 * 100 * 13
+    more = Plan(paper.model_copy(update={"num_test_tasks": 150, "cra_domains": ["game"]}))  # notebook 04 plays all of game
+    assert find(more, "10 main results", "expert").units == 2 * 50
 
 
 def test_unknown_profile_is_one_line(capsys):
