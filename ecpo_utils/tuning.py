@@ -143,10 +143,9 @@ def measure_divergence(run: Run, sets: Mapping[Domain, TrainingSet], adapters: M
     """
     tables = []
     for domain, paths in adapters.items():
-        rows = []
+        rows, held_out = [], sets[domain].validation or sets[domain].train
+        compared = {"train": sets[domain].train, "validation": sets[domain].validation, "searches": _searches(run, domain, held_out)}
         for method, path in paths.items():
-            held_out = sets[domain].validation or sets[domain].train
-            compared = {"train": sets[domain].train, "validation": sets[domain].validation, "searches": _searches(run, domain, held_out)}
             for name, pairs in compared.items():
                 if pairs:
                     found = compare_policies(run.params.cra.model, path, find_adapter(run, domain, "sgpt"), pairs[:MAX_COMPARED])

@@ -28,7 +28,7 @@ from ecpo_utils.llm import supervisor
 from ecpo_utils.llm.cache import ResponseCache
 from ecpo_utils.llm.endpoints import open_clients
 from ecpo_utils.llm.models import find_model, locate_model
-from ecpo_utils.llm.servers import ServerSpec, list_servers, running_server, server_spec, serving
+from ecpo_utils.llm.servers import ServerSpec, is_locked, list_servers, running_server, server_spec, serving
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "smollm2-135m-instruct-q4"
@@ -100,15 +100,6 @@ def start_user():
 def is_up(pid):
     with contextlib.suppress(psutil.NoSuchProcess):
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    return False
-
-
-def is_locked(path):
-    with open(path) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
     return False
 
 
