@@ -192,7 +192,8 @@ def _figures(options: argparse.Namespace) -> None:
 def _restore(options: argparse.Namespace) -> None:
     from .publishing import restore_run
 
-    print(f"{restore_run(options.profile)} files restored to runs/{options.profile}")
+    files, answers = restore_run(options.profile)
+    print(f"restored: {files} files to runs/{options.profile}, {answers} answers of models to the cache")
 
 
 def _models(options: argparse.Namespace) -> int:

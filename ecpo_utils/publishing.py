@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import shutil
@@ -9,19 +10,21 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from .core.artifacts import sha256_file, write_json, writing
+from .core.artifacts import iter_json_lines, iter_lines, sha256_file, write_json, writing
 from .core.errors import ArtifactError
 from .core.params import load_profile
 from .core.paths import RunPaths, add_suffix, repository_root
 from .evaluate.figures import save_exhibit
 from .exhibits import draw_exhibits
+from .llm.cache import ResponseCache
 from .run import Run
 
-# what notebooks, figures and later runs read; calls.jsonl, logs and indexes can be made again
+# what notebooks, figures and later runs read; logs and indexes can be made again
 ROWS = ("*/*.jsonl", "*/trajectories/*.jsonl", "*/examples/*.jsonl", "*/rewrites/*.jsonl", "*/pairs/*.jsonl", "*/verdicts/*.jsonl",
         "planted_flaws/*.jsonl", "separation.jsonl")  # fmt: skip
 WHOLE = ("*/adapters/[!.]*/*", "judge_reliability*.json", "manifests/*.json")
 CONTENTS = "contents.json"
+ANSWERS = "answers"  # folder of what the models said, a file for each publication: a run under newer code replays from there
 
 
 def publish_run(profile: str) -> list[str]:
@@ -47,6 +50,7 @@ def publish_run(profile: str) -> list[str]:
             copy = new / source.relative_to(paths.run)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, copy)
+        _pack_answers(paths, target / ANSWERS, new / ANSWERS)
         packed = sorted(path for path in new.rglob("*") if path.is_file())
         write_json(new / CONTENTS, {str(path.relative_to(new)): sha256_file(path) for path in packed})
         size = sum(path.stat().st_size for path in packed) / 1e6
@@ -59,20 +63,29 @@ def publish_run(profile: str) -> list[str]:
     return [f"results/{profile}: {len(packed)} files, {size:.1f} MB", f"figures: {len(figures)} files"]
 
 
-def restore_run(profile: str, root: Path | None = None) -> int:
-    """Unpack `results/PROFILE` into the run's folder under `root`, where a file is missing; returns how many were.
+def restore_run(profile: str) -> tuple[int, int]:
+    """Unpack `results/PROFILE` into the run's folder, where a file is missing, and its answers into the cache.
+
+    Returns:
+        How many files were missing, and how many answers.
 
     Raises:
         ArtifactError: If nothing is published, or a file is not the one that was.
     """
-    source = repository_root() / "results" / profile
-    paths, restored = RunPaths(root or repository_root(), profile), 0
-    for name, expected in _contents(source).items():
-        packed, target = source / name, paths.run / name.removesuffix(".gz")
-        if target.is_file():
+    root = repository_root()
+    paths, source = RunPaths(root, profile), root / "results" / profile
+    restored = _unpack(source, paths)
+    with contextlib.closing(ResponseCache(paths.responses)) as cache:
+        return restored, cache.add(answer for name, shard in _published(source) if _is_shard(name) for answer in _answers(shard))
+
+
+def _unpack(source: Path, paths: RunPaths) -> int:
+    """Put all files but the answers where a run has them, if they are missing there; returns how many were."""
+    restored = 0
+    for name, packed in _published(source):
+        target = paths.run / name.removesuffix(".gz")
+        if _is_shard(name) or target.is_file():
             continue
-        if not packed.is_file() or sha256_file(packed) != expected:
-            raise ArtifactError(f"{packed} is not the file that was published; get it anew, or run: ecpo publish --profile {profile}")
         with writing(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(gzip.decompress(packed.read_bytes()) if name.endswith(".gz") else packed.read_bytes())
@@ -89,7 +102,7 @@ def draw_published(profile: str) -> list[str]:
     root = repository_root()
     params, lines = load_profile(root / "params" / f"{profile}.yaml"), []
     with tempfile.TemporaryDirectory() as folder:
-        restore_run(profile, Path(folder))
+        _unpack(root / "results" / profile, RunPaths(Path(folder), profile))
         drawn, missing = draw_exhibits(Run("figures", params, RunPaths(Path(folder), profile)))
         for name, (table, figure) in drawn.items():
             stem = root / "figures" / name
@@ -101,6 +114,38 @@ def draw_published(profile: str) -> list[str]:
             same = before == rows.read_text(encoding="utf-8")
             lines.append(f"{name}: {'the same numbers' if same else 'new' if before is None else 'other numbers than before'}")
     return [*lines, *(f"{name}: not drawn, {reason}" for name, reason in missing.items())]
+
+
+def _published(source: Path) -> Iterator[tuple[str, Path]]:
+    """Names and files of a publication; one that is not what was published is an ArtifactError."""
+    for name, expected in _contents(source).items():
+        packed = source / name
+        if not packed.is_file() or sha256_file(packed) != expected:
+            raise ArtifactError(f"{packed} is not the file that was published; get it anew, or run: ecpo publish --profile {source.name}")
+        yield name, packed
+
+
+def _is_shard(name: str) -> bool:
+    return name.startswith(f"{ANSWERS}/")
+
+
+def _pack_answers(paths: RunPaths, published: Path, new: Path) -> None:
+    """Keep the published answers and add those that the run used since; a chat with a person has a log of its own."""
+    if published.is_dir():
+        shutil.copytree(published, new)
+    shards = sorted(new.glob("*.gz"))
+    known = {key[:16] for shard in shards for key, _ in _answers(shard)}
+    used = {row["request"] for _, row in iter_json_lines(paths.calls)} if paths.calls.is_file() else set()
+    with contextlib.closing(ResponseCache(paths.responses)) as cache:
+        lines = [json.dumps([key, value], ensure_ascii=False) + "\n" for key, value in cache.select(used - known)]
+    if lines:
+        new.mkdir(parents=True, exist_ok=True)
+        (new / f"{len(shards) + 1:03d}.jsonl.gz").write_bytes(gzip.compress("".join(lines).encode(), mtime=0))
+
+
+def _answers(shard: Path) -> Iterator[tuple[str, dict]]:
+    for _, line in iter_lines(shard):
+        yield tuple(json.loads(line))
 
 
 def _provenance(stem: Path, profile: str) -> dict:

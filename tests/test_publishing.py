@@ -1,6 +1,7 @@
 """A run is packed, unpacked and drawn again from its files alone, to the same numbers."""
 
 import ast
+import contextlib
 import gzip
 import json
 from pathlib import Path
@@ -9,7 +10,7 @@ import nbformat
 import pytest
 
 from ecpo_utils import publishing
-from ecpo_utils.core.artifacts import load_jsonl, write_jsonl
+from ecpo_utils.core.artifacts import append_jsonl, load_jsonl, write_jsonl
 from ecpo_utils.core.errors import ArtifactError
 from ecpo_utils.core.params import load_profile
 from ecpo_utils.core.paths import RunPaths
@@ -17,6 +18,7 @@ from ecpo_utils.core.schema import Confirmation, Item, Persona, PersonaRecord, T
 from ecpo_utils.evaluate.figures import plot_simulation, save_exhibit
 from ecpo_utils.evaluate.tables import simulation_table
 from ecpo_utils.exhibits import EXHIBITS
+from ecpo_utils.llm.cache import ResponseCache
 from ecpo_utils.publishing import draw_published, publish_run, restore_run
 from ecpo_utils.run import Run
 
@@ -76,7 +78,7 @@ def test_a_run_is_restored_where_files_are_missing(run, tmp_path):
     path.unlink()
     other = run.paths.trajectories("book", "actcrs_base")
     other.write_text("")
-    assert restore_run("quick") == 1 and load_jsonl(path, Trajectory) == rows and other.read_text() == ""
+    assert restore_run("quick") == (1, 0) and load_jsonl(path, Trajectory) == rows and other.read_text() == ""
 
 
 def test_packing_twice_gives_the_same_bytes(run, tmp_path):
@@ -122,9 +124,34 @@ def test_chats_with_a_person_stay_private_and_a_broken_off_publication_leaves_th
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(publishing, "sha256_file", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
         publish_run("quick")
-    assert contents.read_bytes() == before and restore_run("quick", tmp_path / "elsewhere") > 0
+    assert contents.read_bytes() == before and restore_run("quick") == (0, 0)
     publish_run("quick")
     assert b"actcrs_sgpt" in contents.read_bytes()
+
+
+def test_answers_that_the_run_used_are_published_in_shards_and_restored(run, tmp_path):
+    texts = "one", "zwei \u2028", "a chat"
+    first, second, other = ({"text": text, "top_logprobs": [{"Yes": -0.1}], "prompt_tokens": 3} for text in texts)
+    keys = [ResponseCache.key({"n": n}) for n in range(3)]
+    with contextlib.closing(ResponseCache(run.paths.responses)) as cache:
+        cache.put(keys[0], first)
+        cache.put(keys[2], other)
+        append_jsonl(run.paths.calls, {"request": keys[0][:16]})
+        publish_run("quick")
+        shards = tmp_path / "results" / "quick" / publishing.ANSWERS
+        before = (shards / "001.jsonl.gz").read_bytes()
+        cache.put(keys[1], second)
+        append_jsonl(run.paths.calls, {"request": keys[1][:16]})
+        publish_run("quick")
+        assert (shards / "001.jsonl.gz").read_bytes() == before and len(list(shards.iterdir())) == 2
+        cache.forget(keys)
+        cache.put(keys[0], other)
+    run.paths.calls.unlink()
+    assert restore_run("quick") == (0, 1)
+    with contextlib.closing(ResponseCache(run.paths.responses)) as cache:
+        assert [cache.get(key) for key in keys] == [other, second, None]
+    publish_run("quick")  # goes on from what was published, without the log of the calls
+    assert len(list(shards.iterdir())) == 2 and not list(run.paths.run.glob("answers*"))
 
 
 def test_every_exhibit_is_one_that_a_notebook_saves():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ..core.artifacts import digest
@@ -55,6 +55,22 @@ class ResponseCache:
         with self._lock:
             for key in keys:
                 self._run("DELETE FROM responses WHERE key = ?", (key,))
+
+    def select(self, beginnings: Collection[str]) -> Iterator[tuple[str, dict]]:
+        """Keys and answers of the requests whose keys begin so (16 characters, as in `calls.jsonl`), in the order of the keys."""
+        with self._lock:
+            rows = self._run("SELECT key, value FROM responses ORDER BY key", ()).fetchall()
+        yield from ((key, json.loads(value)) for key, value in rows if key[:16] in beginnings)
+
+    def add(self, answers: Iterable[tuple[str, dict]]) -> int:
+        """Store answers in one transaction, where there is none yet; returns how many were new."""
+        with self._lock:
+            before = self._db.total_changes
+            self._run("BEGIN", ())
+            for key, value in answers:
+                self._run("INSERT OR IGNORE INTO responses VALUES (?, ?)", (key, json.dumps(value)))
+            self._run("COMMIT", ())
+            return self._db.total_changes - before
 
     def _run(self, statement: str, values: tuple) -> sqlite3.Cursor:
         try:
