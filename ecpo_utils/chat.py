@@ -21,11 +21,9 @@ from .core.matching import mentions_title
 from .core.params import Params
 from .core.schema import Confirmation, Domain, Message, Persona, Policy, Role, Task, Trajectory, Turn
 from .dialogue.agents import Agent, find_framework
-from .dialogue.agents.base import NOUNS
 from .dialogue.confirmation import Confirmer
 from .dialogue.retrieval import ItemDatabase
 from .dialogue.rollout import System, dialogue_config, find_target
-from .dialogue.wishes import target_wishes
 from .llm.cache import ResponseCache
 from .llm.client import ChatClient, Meter
 from .llm.endpoints import open_clients
@@ -110,7 +108,7 @@ class ChatSession:
             chat_turn = ChatTurn(turn, [self._retrieved(step.retrieval) for step in turn.steps])
             if on_reply:
                 on_reply(chat_turn)
-            turn.confirmation = await self._confirm(turn.reply)
+            turn.confirmation = await self._confirm()
             self._save()
             return chat_turn
 
@@ -144,16 +142,13 @@ class ChatSession:
         except TypeError:
             return self._agent
 
-    async def _confirm(self, reply: str) -> Confirmation:
-        """Expectation confirmation against the hidden target; what cannot be scored says why."""
+    async def _confirm(self) -> Confirmation:
+        """Expectation confirmation of the last reply against the hidden target; what cannot be scored says why."""
         history: list[Message] = []
         for turn in self.row.turns:
             history += [{"role": "user", "content": turn.user_message}, {"role": "assistant", "content": turn.reply}]
-        wishes, named = " ".join(target_wishes(self.task.target)), self._names_target(reply)
         try:
-            return await self._confirmer.confirm(
-                wishes=wishes, noun=NOUNS[self.task.domain], history=history, named=named, meter=self._meter
-            )  # fmt: skip
+            return await self._confirmer.confirm(self.task.target, self.task.domain, history, meter=self._meter)
         except (EndpointError, ParseError) as error:
             return Confirmation(error=str(error))
 

@@ -19,11 +19,14 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..core.errors import ParseError
+from ..core.matching import mentions_title
 from ..core.quoting import quote_for_users
-from ..core.schema import Confirmation, Message
+from ..core.schema import Confirmation, Domain, Item, Message
 from ..llm.client import ChatClient, Meter
 from ..llm.prompts import load_prompt, render
+from .agents.base import NOUNS
 from .retrieval import Embedder
+from .wishes import target_wishes
 
 SimulatorMode = Literal["narrow", "full"]
 MAXIMA = {"flexibility": 2, "coherence": 2, "guidance": 1}
@@ -58,32 +61,35 @@ class Confirmer:
         self.embedder = embedder
         self.mode = mode
 
-    async def confirm(self, *, wishes: str, noun: str, history: list[Message], named: bool, meter: Meter | None = None) -> Confirmation:
+    async def confirm(self, target: Item, domain: Domain, history: list[Message], *, meter: Meter | None = None) -> Confirmation:
         """Score the last reply of `history`; one that cannot be scored keeps the error, never a 0.
 
         Args:
-            wishes: The target in words, without its title.
-            noun: What is sought, e.g. "book".
+            target: What the user has in mind; its title is used only to see whether the reply names it.
+            domain: Of the target.
             history: Messages so far; the last one is the agent's reply to be judged.
-            named: Whether that reply names the target.
             meter: Counts the calls.
         """
-        context = _context(wishes, noun, history, named)
+        context = _context(target, domain, history, tell_named=True)
         if self.mode == "full":
             return await self._in_words(context, meter)
         try:
-            evidence = await self.gather(wishes=wishes, noun=noun, history=history, named=named, meter=meter)
+            evidence = await self.gather(target, domain, history, meter=meter)
         except ParseError as error:
             return Confirmation(error=str(error))
         return await self._from_evidence(evidence, context, history, meter)
 
-    async def gather(self, *, wishes: str, noun: str, history: list[Message], named: bool, meter: Meter | None = None) -> dict[str, float]:
+    async def gather(self, target: Item, domain: Domain, history: list[Message], *, meter: Meter | None = None) -> dict[str, float]:
         """What is known about the last reply: three log-odds of "yes", three cosines, whether it names the target."""
-        context, evidence = _context(wishes, noun, history), {}
+        context, evidence = _context(target, domain, history), {}
         for name in MAXIMA:
             answer = await self.client.choose(_messages(context, load_prompt(f"confirm_{name}")), ["yes", "no"], meter=meter)
             evidence[f"asked_{name}"] = math.log(answer["yes"] / answer["no"])
-        return evidence | reply_similarities(self.embedder, wishes, history) | {"names_target": float(named)}
+        return {
+            **evidence,
+            **reply_similarities(self.embedder, _wishes(target), history),
+            "names_target": float(mentions_title(history[-1]["content"], target.title)),
+        }
 
     async def _from_evidence(self, evidence: dict[str, float], context: str, history: list[Message], meter: Meter | None) -> Confirmation:
         """Scores by the fitted weights; the model words the reasons for coherence and guidance."""
@@ -122,10 +128,14 @@ def render_transcript(history: list[Message]) -> str:
     return "\n".join(f"{names[message['role']]}: {quote_for_users(message['content'])}" for message in history)
 
 
-def _context(wishes: str, noun: str, history: list[Message], named: bool = False) -> str:
-    fact = load_prompt("confirm_named") if named else ""
+def _wishes(target: Item) -> str:
+    return " ".join(target_wishes(target))
+
+
+def _context(target: Item, domain: Domain, history: list[Message], *, tell_named: bool = False) -> str:
+    fact = load_prompt("confirm_named") if tell_named and mentions_title(history[-1]["content"], target.title) else ""
     transcript = f"{render_transcript(history)}\n{fact}".rstrip()
-    return render("confirm_context", wishes=quote_for_users(wishes, begins_line=True), noun=noun, transcript=transcript)
+    return render("confirm_context", wishes=quote_for_users(_wishes(target), begins_line=True), noun=NOUNS[domain], transcript=transcript)
 
 
 def _messages(context: str, question: str) -> list[Message]:

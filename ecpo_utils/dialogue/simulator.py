@@ -100,13 +100,10 @@ class Simulator:
 
     def confirm(self) -> Coroutine[None, None, Confirmation | None]:
         """Expectation confirmation of the agent's last reply, as the conversation stands at this moment. Paper: section 2.2."""
-        return self._confirm(self._situation(), list(self.history))
+        return self._confirm(list(self.history))
 
-    async def _confirm(self, situation: Situation, history: list[Message]) -> Confirmation:
-        confirmation = await self.confirmer.confirm(
-            wishes=situation.wishes, noun=situation.noun, history=history,
-            named=self.names_target(history[-1]["content"]), meter=self.meter,
-        )  # fmt: skip
+    async def _confirm(self, history: list[Message]) -> Confirmation:
+        confirmation = await self.confirmer.confirm(self.task.target, self.task.domain, history, meter=self.meter)
         self._satisfactions.append(confirmation.satisfaction)
         return confirmation
 

@@ -13,12 +13,9 @@ import pandas as pd
 
 from ..core.artifacts import load_jsonl
 from ..core.concurrency import map_bounded
-from ..core.matching import mentions_title
 from ..core.schema import Confirmation, Domain, Item, Message, Record
 from ..data.builtin import FILES
-from ..dialogue.agents.base import NOUNS
 from ..dialogue.confirmation import MAXIMA, Confirmer
-from ..dialogue.wishes import target_wishes
 from .statistics import average, proportion
 
 
@@ -55,18 +52,16 @@ def load_flaw_pairs(split: str, limit: int | None = None) -> list[FlawPair]:
     return chosen[:limit]
 
 
-def _situation(pair: FlawPair, reply: str) -> dict:
+def _situation(pair: FlawPair, reply: str) -> tuple[Item, Domain, list[Message]]:
     """What `Confirmer.confirm` is given in a dialogue that has come to this reply."""
-    wishes = " ".join(target_wishes(Item(item_id=pair.pair_id, **pair.target)))
-    history = [*pair.history, {"role": "assistant", "content": reply}]
-    return {"wishes": wishes, "noun": NOUNS[pair.domain], "history": history, "named": mentions_title(reply, pair.target["title"])}
+    return Item(item_id=pair.pair_id, **pair.target), pair.domain, [*pair.history, {"role": "assistant", "content": reply}]
 
 
 async def judge_flaw_pairs(confirmer: Confirmer, pairs: Sequence[FlawPair]) -> list[JudgedPair]:
     """Confirm both twins of every pair, as AILO would in a dialogue."""
 
     async def judge(pair: FlawPair) -> JudgedPair:
-        good, flawed = [await confirmer.confirm(**_situation(pair, reply)) for reply in (pair.good, pair.flawed)]
+        good, flawed = [await confirmer.confirm(*_situation(pair, reply)) for reply in (pair.good, pair.flawed)]
         return JudgedPair(pair=pair, good=good, flawed=flawed)
 
     return await map_bounded(judge, pairs, limit=confirmer.client.endpoint.max_concurrency, description="planted flaws", unit="pair")
@@ -78,7 +73,7 @@ async def gather_flaw_evidence(
     """The evidence of both twins of every pair, before any weights: what `calibration` fits on."""
 
     async def gather(pair: FlawPair) -> tuple[FlawPair, dict[str, float], dict[str, float]]:
-        good, flawed = [await confirmer.gather(**_situation(pair, reply)) for reply in (pair.good, pair.flawed)]
+        good, flawed = [await confirmer.gather(*_situation(pair, reply)) for reply in (pair.good, pair.flawed)]
         return pair, good, flawed
 
     return await map_bounded(gather, pairs, limit=confirmer.client.endpoint.max_concurrency, description="evidence", unit="pair")

@@ -18,7 +18,6 @@ from ..dialogue.agents.actions import parse_action, render_action
 from ..dialogue.agents.base import NOUNS, SYSTEM_ERROR, render_items
 from ..dialogue.confirmation import Confirmer
 from ..dialogue.simulator import echoes
-from ..dialogue.wishes import target_wishes
 from ..llm.client import ChatClient, Meter
 from ..llm.prompts import load_examples, load_prompt, render
 from . import narrow_rewriter
@@ -167,13 +166,8 @@ async def _rewrite_whole(
 async def _confirmed(record: Rewrite, row: Trajectory, turn: Turn, confirmer: Confirmer, meter: Meter) -> Rewrite:
     """The rewrite with the score that the user gives it in the original's place."""
     reply = parse_action(record.rewritten).argument
-    confirmation = await confirmer.confirm(
-        wishes=" ".join(target_wishes(row.target)),
-        noun=NOUNS[row.domain],
-        history=[*spoken_before(row, turn), {"role": "assistant", "content": reply}],
-        named=mentions_title(reply, row.target.title),
-        meter=meter,
-    )
+    history = [*spoken_before(row, turn), {"role": "assistant", "content": reply}]
+    confirmation = await confirmer.confirm(row.target, row.domain, history, meter=meter)
     after = confirmation.satisfaction
     dropped = None if after is not None and after > record.score else "no better score"
     return record.model_copy(update={"score_after": after, "dropped": dropped})

@@ -1,11 +1,10 @@
 """Expectation confirmation in both modes: scores, reasons, and what is done with what cannot be scored."""
 
-import inspect
 import json
 import math
 
 import pytest
-from scripted_models import FULL, NARROW, FakeEmbedder, choice, confirmation_json, in_turn
+from scripted_models import FULL, ITEMS, NARROW, FakeEmbedder, choice, confirmation_json, in_turn
 from stub_endpoint import Reply
 
 from ecpo_utils.core.errors import EndpointError
@@ -21,17 +20,10 @@ HISTORY = [{"role": "user", "content": "A port town, please."}, {"role": "assist
 def confirm(study):
     """Confirms the last reply of a history in a mode."""
 
-    def confirm(mode=FULL, history=HISTORY, meter=None, **options):
-        return study.run(Confirmer(study.client("simulator"), FakeEmbedder(), mode).confirm(**situation(history, options), meter=meter))
+    def confirm(mode=FULL, meter=None):
+        return study.run(Confirmer(study.client("simulator"), FakeEmbedder(), mode).confirm(ITEMS[0], "game", HISTORY, meter=meter))
 
     return confirm
-
-
-def situation(history=HISTORY, options=None):
-    """Arguments of `Confirmer.confirm`; the reply does not name the target unless told."""
-    known = inspect.signature(Confirmer.confirm).parameters
-    values = {"wishes": "Lay out a foggy port town.", "noun": "video game", "history": history, "named": False, **(options or {})}
-    return {name: value for name, value in values.items() if name in known}
 
 
 @pytest.fixture
@@ -69,7 +61,8 @@ def test_one_call_sees_wishes_and_the_whole_dialogue(study, confirm):
     confirm(meter=meter)
     (body,) = study.requests("confirmation")
     prompt = body["messages"][-1]["content"]
-    assert all(part in prompt for part in ("Lay out a foggy port town.", "video game", "A port town, please.", "Do you play alone?"))
+    parts = "Lay out a foggy port town, brick by brick.", "video game", "A port town, please.", "Do you play alone?"
+    assert all(part in prompt for part in parts) and ITEMS[0].title not in prompt
     assert meter.by_role["simulator"].calls == 1
     schema = body["response_format"]["json_schema"]["schema"]["properties"]
     assert list(schema) == [key for name in MAXIMA for key in (f"{name}_reason", name)]  # the reason before its score
@@ -180,8 +173,7 @@ def test_similarities_compare_with_wishes_and_with_the_last_request():
 
 
 def test_weights_file_has_every_evidence_name_for_every_dimension(study):
-    arguments = situation() | {"history": HISTORY}
-    evidence = study.run(Confirmer(study.client("simulator"), FakeEmbedder(), NARROW).gather(**arguments))
+    evidence = study.run(Confirmer(study.client("simulator"), FakeEmbedder(), NARROW).gather(ITEMS[0], "game", HISTORY))
     assert set(load_weights()) == set(MAXIMA)
     for name in MAXIMA:
         assert set(load_weights()[name]) == {"intercept", *evidence}
