@@ -28,6 +28,9 @@ LAST_MESSAGES = 3  # of the customer
 LONG_WORD = 5  # letters: of shorter words any two sentences share some
 SENTENCE_TOKENS = {"opening": 20, "pitch": 32, "question": 20}
 _QUESTION_AT_END = re.compile(r"\s*[^.!?\"\u201d]*\?\s*$")
+_REFUSAL = re.compile(
+    r"\b(can(no|['\u2019])t|can not|(am|['\u2019]m) (unable|not able) to) (assist|help|fulfil|provide|do that)|\bas an ai\b", re.IGNORECASE
+)
 _SENTENCE = re.compile(r".*?\w\w[\"\u201d)]?[.!?](?=\s|$)")  # an initial, as in "M. R. James", ends none
 
 
@@ -59,7 +62,7 @@ class NarrowRewriter:
         if ec.flexibility < 2 or not kept:
             changes.append("take up what the user said")
             opening = await self._sentence("opening", quote_for_users(turn.user_message))
-            if echoes(normalise(opening), normalise(turn.user_message)):
+            if refuses(opening) or echoes(normalise(opening), normalise(turn.user_message)):
                 opening = ""
         entries = [item for item in seen if not any(mentions_title(each.reply or "", item.title) for each in earlier)]
         if entries and (ec.coherence < 2 or not kept):
@@ -107,3 +110,8 @@ class NarrowRewriter:
     def _messages(self, purpose: str, text: str) -> list[Message]:
         system = {"role": "system", "content": load_prompt(f"narrow_rewrite_{purpose}_system")}
         return [system, *load_examples(f"narrow_rewrite_{purpose}_examples"), {"role": "user", "content": text}]
+
+
+def refuses(text: str) -> bool:
+    """Whether a text declines to help, as tuned models do where a dialogue is of crime: no agent should learn to."""
+    return bool(_REFUSAL.search(text))

@@ -21,7 +21,7 @@ from ..dialogue.simulator import echoes
 from ..llm.client import ChatClient, Meter
 from ..llm.prompts import load_examples, load_prompt, render
 from . import narrow_rewriter
-from .narrow_rewriter import MAX_WORDS, NarrowRewriter
+from .narrow_rewriter import MAX_WORDS, NarrowRewriter, refuses
 
 RewriterMode = Literal["narrow", "full"]
 PROMPTS = ("rewrite_system", "rewrite_examples", "rewrite_request")
@@ -264,6 +264,7 @@ def _checked(
         "longer than an agent may write": len(action.argument.split()) > MAX_WORDS,
         "an error message, or the user's own words": APOLOGY in action.argument
         or _echoes_user(action.argument, spoken_before(row, turn), seen),
+        "a refusal": refuses(action.argument),
         "a title that was never retrieved": invents_title(action.argument, seen_titles, titles, spoken),
         "facts that only the reason holds": bool(unsaid_names(action.argument, record.reason, known)),
         "the target is not named any more": mentions_title(record.original, row.target.title)

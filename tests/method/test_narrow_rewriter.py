@@ -104,6 +104,10 @@ def test_the_users_own_words_and_half_sentences_are_left_out(make_row, rewrite):
     row.turns[0].user_message = "Something with bridges."
     (record, _), _ = rewrite(row, opening="Bridges over rivers! And then some more of them.")
     assert record.rewritten == "Ask[Bridges over rivers! Does that come close?]"
+    row = scored(make_row("game/u3/g1"), 0, flexibility=0, guidance=0)
+    row.turns[0].user_message = "Something with knives."
+    (record, _), _ = rewrite(row, opening="I'm sorry, I can\u2019t assist with that.")
+    assert record.rewritten == "Ask[Does that come close?]"
 
 
 def test_a_reply_that_grows_too_long_tells_less_of_the_second_entry(make_row, rewrite):

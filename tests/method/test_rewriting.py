@@ -66,6 +66,7 @@ def test_a_rewrite_becomes_a_pair_in_the_exact_state(make_row, rewrite, study):
         ("Change: more.\nAction: Ask[" + "word " * 81 + "?]", "longer than an agent may write"),
         ("Change: say it.\nAction: Ask[A game, please.]", "an error message, or the user's own words"),
         (f"Change: say it.\nAction: Response[{SYSTEM_ERROR}]", "an error message, or the user's own words"),
+        ("Change: say no.\nAction: Ask[I'm sorry, I can't assist with that. Anything else?]", "a refusal"),
         ("Change: speak.\nAction: Response[Tell me more about it, then I will look.]", "another kind of action without a reason"),
     ],
 )
