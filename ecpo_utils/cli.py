@@ -237,6 +237,8 @@ def _chat(options: argparse.Namespace) -> int:
 
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 (gives input() its line editing)
+    with contextlib.suppress(AttributeError):  # a stream of another kind, as in a notebook
+        sys.stdin.reconfigure(errors="replace")
     chat = open_chat(options.agent, profile=options.profile, domain=options.domain, role=options.role, task_id=options.task)
     with asyncio.Runner() as runner:
         stack = contextlib.AsyncExitStack()
@@ -346,11 +348,15 @@ def _data(options: argparse.Namespace) -> None:
     missing = [file for file in files if not data_command.is_there(file, options.to)]
     for file in files:
         print(f"{file.size / 1e9:8.2f} GB  {Path(file.name).name}{'' if file in missing else '  (is there)'}", flush=True)
-    data_command.check_space(options.to, sum(file.size for file in missing))
+    data_command.check_space(missing, options.to)
     if missing and not options.yes:
         if not sys.stdin.isatty():
             raise ParamsError("nobody is there to agree to the download; add --yes")
-        if input(f"download to {options.to}? [y/N] ").strip().lower() not in ("y", "yes"):
+        try:
+            answer = input(f"download to {options.to}? [y/N] ")
+        except EOFError:  # Ctrl-D
+            answer = ""
+        if answer.strip().lower() not in ("y", "yes"):
             raise ParamsError("nothing was downloaded")
     reviews, meta = (fetch_file(file, options.origin, options.to, site) for file in files)
     print(f"ecpo data build --domain {options.domain} --source amazon --reviews {reviews} --meta {meta} --out data")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import math
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
 from .core.errors import ArtifactError, ParamsError
 from .core.schema import Domain
-from .data.dumps.fetch import RemoteFile
+from .data.dumps.fetch import RemoteFile, partial_path
 from .data.release import load_release_tasks
 
 PAPER_REVIEWS = 30  # of a sampled user, exactly: the release's rule
@@ -63,7 +65,8 @@ def build(options: argparse.Namespace) -> list[str]:
     rule = UserRule(options.users, options.min_reviews, options.max_reviews, options.min_liked, options.min_rating)
     wrong = [("--users", rule.num_users < 1), ("--min-reviews", rule.min_reviews < 1), ("--min-liked", rule.min_liked < 0)]
     wrong += [("--max-reviews", rule.max_reviews != 0 and rule.max_reviews < rule.min_reviews)]
-    wrong += [("--min-rating", not 1 <= rule.min_rating <= 5), ("--memory-gb", options.memory_gb < 0.5), ("--seed", options.seed < 0)]
+    wrong += [("--min-rating", not 1 <= rule.min_rating <= 5), ("--memory-gb", not 0.5 <= options.memory_gb < math.inf)]
+    wrong += [("--seed", options.seed < 0)]
     if names := [name for name, is_wrong in wrong if is_wrong]:
         raise ParamsError(f"{names[0]} is out of range")
     facts = build_folder(
@@ -107,8 +110,10 @@ def is_there(file: RemoteFile, folder: Path) -> bool:
     return path.is_file() and path.stat().st_size == file.size
 
 
-def check_space(folder: Path, needed: int) -> None:
-    """Refuse to begin a download that the disk cannot hold."""
+def check_space(files: Sequence[RemoteFile], folder: Path) -> None:
+    """Refuse to begin downloads that the disk cannot hold; what came of them before counts as there."""
+    parts = [partial_path(file, folder) for file in files]
+    needed = sum(file.size for file in files) - sum(part.stat().st_size for part in parts if part.is_file())
     there = next(each for each in (folder.resolve(), *folder.resolve().parents) if each.is_dir())
     if (free := shutil.disk_usage(there).free) < needed:
         raise ArtifactError(f"{folder} has {free / 1e9:.1f} GB free, {needed / 1e9:.1f} GB are needed")

@@ -21,6 +21,7 @@ from .core.paths import cache_root, repository_root
 from .core.redaction import hide_key, hide_userinfo
 from .core.schema import Role
 from .data.folder import folder_lacks
+from .data.release import release_lacks
 from .llm.models import load_registry, locate_model
 from .llm.servers import list_servers
 from .llm.transport import OPENAI_URL, endpoint_urls, on_loopback
@@ -118,7 +119,7 @@ def profile_lacks(params: Params, probe: Callable[[str, str], str]) -> list[str]
         lacks[f"model {params.embedder}"] = None
     if params.data_source == "folder":
         lacks |= dict.fromkeys(folder_lacks(params.data_dir, params.domains))
-    return list(lacks)
+    return list(lacks | dict.fromkeys(release_lacks(params)))
 
 
 def _can_fetch(name: str) -> bool:

@@ -126,7 +126,7 @@ def _sgpt(run: Run) -> Drawing:
 
 
 def _confirmed(run: Run) -> Played:
-    return load_played(run, ["actcrs_sgpt.ecpo"], domains_to_tune(run), "07_expectation_confirmation")
+    return load_played(run, ["actcrs_sgpt.ecpo"], domains_to_tune(run), "07_expectation_confirmation", split="ecpo")
 
 
 def _tuned_scores(run: Run) -> Drawing:

@@ -186,4 +186,4 @@ async def judge_files(
     if cut:
         pairs = [(cut_at_line_break(one), cut_at_line_break(other)) for one, other in pairs]
     async with open_judge(run) as judge:
-        return await judge_pairs(judge, pairs, first=first.stem, second=second.stem, path=out), not_shared
+        return await judge_pairs(judge, pairs, first=first.stem, second=second.stem, path=out, keep_others=True), not_shared

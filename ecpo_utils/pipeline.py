@@ -23,7 +23,9 @@ from .core.params import Params, load_profile
 from .core.paths import RunPaths, repository_root
 from .core.schema import Role
 from .data.folder import folder_lacks
+from .data.release import release_lacks
 from .dialogue.agents import find_framework
+from .evaluate.judges import find_judge
 from .llm.models import find_model
 from .llm.servers import check_loadable, server_spec
 from .workflow import NEEDS, domains_parameter
@@ -59,6 +61,7 @@ def run_study(profile: str, *, only: str = "", domain: str = "all", say: Callabl
     params = load_profile(root / "params" / f"{profile}.yaml")
     _check_models(params)
     _check_frameworks(params)
+    _check_judge(params)
     _check_release(params)
     _check_folder(params)
     names = _chosen(params, only, domain)
@@ -96,15 +99,16 @@ def _check_frameworks(params: Params) -> None:
         raise ParamsError(f"params/{params.profile}.yaml: frameworks: {error}") from None
 
 
+def _check_judge(params: Params) -> None:
+    try:
+        find_judge(params.judge_mode)
+    except ParamsError as error:
+        raise ParamsError(f"params/{params.profile}.yaml: judge_mode: {error}") from None
+
+
 def _check_release(params: Params) -> None:
-    if not params.release_dir:
-        return
-    folder = Path(params.release_dir) / ("task" if params.data_source == "release" else "")
-    if not folder.is_dir():
-        raise ParamsError(
-            f"params/{params.profile}.yaml: release_dir: there is no folder {folder.absolute()}; set it to the folder that holds the "
-            f"release's {'task/' if params.data_source == 'release' else 'test_log/'}"
-        )
+    if lacks := release_lacks(params):
+        raise ParamsError(f"params/{params.profile}.yaml: release_dir: {lacks[0]}")
 
 
 def _check_folder(params: Params) -> None:

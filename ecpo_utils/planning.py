@@ -82,6 +82,10 @@ class Plan:
         """Test tasks of some domains by a parameter, in which 0 means all."""
         return sum(self.params.number(name, domain) or self.params.number("num_test_tasks", domain) for domain in domains)
 
+    def _among(self, domains: Sequence[str]) -> list[str]:
+        """Those of the profile's domains that a stage runs in."""
+        return [domain for domain in self.params.domains if domain in domains]
+
     def _personas(self) -> None:
         params = self.params
         number = params.num_personas * len(params.domains)
@@ -97,11 +101,11 @@ class Plan:
         alone = params.num_simulation_tasks * len(params.domains)
         for role in ("expert", "cra"):
             self._dialogues("03 simulation", role, alone)
-        number = self._tests("num_cra_tasks", params.cra_domains)
+        numbers = [self._tests("num_cra_tasks", [domain]) for domain in self._among(params.cra_domains)]
+        number, new = sum(numbers), sum(max(0, each - params.num_simulation_tasks) for each in numbers)
         for framework in params.frameworks:
-            for role in ("expert", "cra"):
-                new = number - min(number, params.num_simulation_tasks * len(params.cra_domains)) * (framework == "actcrs")
-                self._dialogues("04 frameworks", role, new, framework)
+            for role in ("expert", "cra"):  # notebook 03 played the first ones with ActCRS
+                self._dialogues("04 frameworks", role, new if framework == "actcrs" else number, framework)
         comparisons = len(framework_comparisons(params.frameworks))
         self._add("04 frameworks", "judge", number * comparisons, self._judge)
         originals = min(params.num_judge_pairs or params.num_simulation_tasks, params.num_simulation_tasks) * len(params.domains)
@@ -114,7 +118,7 @@ class Plan:
         return self._unit("judges", self.params.judge_mode)
 
     def _tuning(self) -> None:
-        params, domains = self.params, self.params.tuning_domains
+        params, domains = self.params, self._among(self.params.tuning_domains)
         tests = self._tests("num_test_tasks", domains)
         self._dialogues("06 SGPT: expert", "expert", params.num_sgpt_tasks * len(domains))
         self._dialogues("06 SGPT: tests", "cra", 3 * tests)
@@ -125,7 +129,8 @@ class Plan:
         if params.verify_rewrites:
             self._add("08 rewriting", "simulator", replies, self.units["confirmation"])
         self._add("08 rewriting", "judge", replies * self.units["share_of_pairs_judged"], self._judge)
-        played = {d: max(params.num_simulation_tasks, self._tests("num_cra_tasks", {d} & set(params.cra_domains))) for d in domains}
+        compared = {d: self._tests("num_cra_tasks", [d]) for d in self._among(params.cra_domains)}
+        played = {d: max(params.num_simulation_tasks, compared.get(d, 0)) for d in domains}
         self._dialogues("10 main results", "expert", sum(max(0, self._tests("num_test_tasks", [d]) - played[d]) for d in domains))
         self._dialogues("10 main results", "cra", len(params.preference_methods) * tests)
         self._add("10 main results", "judge", len(main_comparisons(params)) * tests, self._judge)

@@ -149,9 +149,10 @@ def _answers(shard: Path) -> Iterator[tuple[str, dict]]:
 
 
 def _provenance(stem: Path, profile: str) -> dict:
-    """What was stated when the exhibit was made; a drawing changes nothing of it."""
+    """What was stated when the exhibit was made; a drawing changes nothing of it, unless another profile's stands there."""
     path = add_suffix(stem, ".json")
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"notebook": stem.name[:2], "profile": profile}
+    stated = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return stated if stated.get("profile") == profile else {"notebook": stem.name[:2], "profile": profile}
 
 
 def _files(folder: Path, patterns: tuple[str, ...]) -> Iterator[Path]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .core.artifacts import load_jsonl, write_jsonl
+from .core.errors import ArtifactError
 from .core.schema import Domain, Role, Task, Trajectory
 from .dialogue.agents import find_framework
 from .dialogue.confirmation import Confirmer
@@ -121,22 +122,36 @@ def find_adapter(run: Run, domain: Domain, name: str) -> Path:
     return run.need(run.paths.adapter(domain, name) / "adapter_model.safetensors", notebook).parent
 
 
-def load_played(run: Run, names: Sequence[str], domains: Sequence[Domain], notebook: str, *, limit: str = "") -> Played:
-    """Dialogues that an earlier notebook wrote, by domain and system.
+def load_played(
+    run: Run, names: Sequence[str], domains: Sequence[Domain], notebook: str, *, split: str = "test", limit: str = ""
+) -> Played:
+    """Dialogues that an earlier notebook wrote, by domain and system, in the order of the tasks.
 
     Args:
         run: The open run.
         names: Of the systems.
         domains: Where they played.
         notebook: Which one wrote them.
+        split: On which tasks.
         limit: Name of the parameter that says how many of them it shows, the first ones; 0 or no name: all.
 
     Raises:
-        ArtifactError: If one is missing; names `notebook`.
+        ArtifactError: If one is missing, or has not played all tasks; names `notebook`.
     """
     found = {}
     for domain in domains:
         number = run.params.number(limit, domain) if limit else 0
         paths = {name: run.need(run.paths.trajectories(domain, name), notebook) for name in names}
-        found[domain] = {name: load_jsonl(path, Trajectory)[: number or None] for name, path in paths.items()}
+        tasks = load_jsonl(run.need(run.paths.tasks(domain, split), "02_persona_diversity"), Task)[: number or None]
+        found[domain] = {name: _rows_of(tasks, path, notebook) for name, path in paths.items()}
     return found
+
+
+def _rows_of(tasks: Sequence[Task], path: Path, notebook: str) -> list[Trajectory]:
+    rows = {row.task_id: row for row in load_jsonl(path, Trajectory)}
+    missing = [task.task_id for task in tasks if task.task_id not in rows]
+    if missing:
+        raise ArtifactError(
+            f"{path} lacks {len(missing)} of {len(tasks)} dialogues, {missing[0]} first; run notebooks/{notebook}.ipynb to its end"
+        )
+    return [rows[task.task_id] for task in tasks]

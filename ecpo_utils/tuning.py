@@ -29,7 +29,7 @@ from .method.search_pairs import search_pairs
 from .method.sgpt import build_sft_examples, draw_validation_users, split_by_user
 from .method.training import TrainingSet, load_history, train_adapter
 from .run import Run
-from .simulation import Entry, find_adapter, play
+from .simulation import Entry, find_adapter, load_played, play
 
 SGPT = "actcrs_sgpt"
 ZERO_SHOT = {"few_shot": False}
@@ -120,8 +120,7 @@ def load_preference_sets(run: Run) -> dict[Domain, TrainingSet]:
 
 
 def _searches(run: Run, domain: Domain, pairs: Sequence[PreferencePair]) -> list[PreferencePair]:
-    path = run.need(run.paths.trajectories(domain, f"{SGPT}.ecpo"), "07_expectation_confirmation")
-    return search_pairs(pairs, load_jsonl(path, Trajectory))
+    return search_pairs(pairs, _played(run, domain, f"{SGPT}.ecpo", "07_expectation_confirmation", "ecpo"))
 
 
 def train_preferences(run: Run, sets: Mapping[Domain, TrainingSet]) -> dict[Domain, dict[str, Path]]:
@@ -193,10 +192,8 @@ def cost_table(run: Run) -> pd.DataFrame:
     rows = []
     for domain in domains_to_tune(run):
         stages: dict[str, Sequence[Trajectory | Rewrite]] = {
-            "expert dialogues": load_jsonl(run.need(run.paths.trajectories(domain, "actcrs_expert.sgpt"), "06_sgpt"), Trajectory),
-            "SGPT dialogues": load_jsonl(
-                run.need(run.paths.trajectories(domain, f"{SGPT}.ecpo"), "07_expectation_confirmation"), Trajectory
-            ),
+            "expert dialogues": _played(run, domain, "actcrs_expert.sgpt", "06_sgpt", "sgpt"),
+            "SGPT dialogues": _played(run, domain, f"{SGPT}.ecpo", "07_expectation_confirmation", "ecpo"),
             "rewrites": load_jsonl(run.need(run.paths.rewrites(domain, "sgpt"), "08_rewriting"), Rewrite),
         }
         num_pairs = sum(record.dropped is None for record in stages["rewrites"])
@@ -224,15 +221,15 @@ def load_cases(run: Run) -> list[Case]:
     after = next(name for name, adapter in TUNED.items() if adapter == run.params.preference_methods[0])
     cases = []
     for domain in domains_to_tune(run):
-        rows = {
-            name: {row.task_id: row for row in load_jsonl(run.need(run.paths.trajectories(domain, name), "10_main_results"), Trajectory)}
-            for name in (SGPT, after)
-        }
         verdicts = load_jsonl(run.need(run.paths.verdicts(domain, after, SGPT), "10_main_results"), Verdict)
-        for task_id in [task_id for task_id in rows[SGPT] if task_id in rows[after]]:
-            judged = [verdict for verdict in verdicts if verdict.task_id == task_id]
-            cases.append(Case(rows[SGPT][task_id], rows[after][task_id], judged))
+        rows = [_played(run, domain, name, "10_main_results", "test") for name in (SGPT, after)]
+        for old, new in zip(*rows, strict=True):
+            cases.append(Case(old, new, [verdict for verdict in verdicts if verdict.task_id == old.task_id]))
     return cases
+
+
+def _played(run: Run, domain: Domain, name: str, notebook: str, split: str) -> list[Trajectory]:
+    return load_played(run, [name], [domain], notebook, split=split)[domain][name]
 
 
 def export_merged(run: Run, domain: Domain, adapter: str, folder: Path) -> Path:

@@ -16,7 +16,7 @@ import numpy as np
 from stub_endpoint import Reply, StubEndpoint
 
 from ecpo_utils.core.params import Endpoint
-from ecpo_utils.core.schema import Item, Persona, Task
+from ecpo_utils.core.schema import Item, Persona, Task, Trajectory
 from ecpo_utils.dialogue.confirmation import MAXIMA
 from ecpo_utils.dialogue.retrieval import ItemDatabase, build_database
 from ecpo_utils.llm.cache import ResponseCache
@@ -78,6 +78,13 @@ def make_database(folder: Path, items: Sequence[Item] = ITEMS) -> ItemDatabase:
 def make_task(target: Item = ITEMS[0], user: str = "u1", **fields: object) -> Task:
     values = {"task_id": f"game/{user}/{target.item_id}", "domain": "game", "user_id": user, "persona": PERSONA, "target": target}
     return Task(**{**values, **fields})
+
+
+def tasks_of(rows: Sequence[Trajectory]) -> list[Task]:
+    """The tasks that dialogues were played on."""
+    users = [row.task_id.split("/")[1] for row in rows]
+    return [Task(task_id=row.task_id, domain=row.domain, user_id=user, persona=row.persona, target=row.target)
+            for row, user in zip(rows, users, strict=True)]  # fmt: skip
 
 
 def confirmation_json(flexibility: int = 2, coherence: int = 2, guidance: int = 1, reason: str = "because") -> str:

@@ -319,8 +319,9 @@ def test_a_model_that_cannot_be_served_is_told_with_its_role_before_any_work(fai
     [
         ("frameworks: [", "frameworks: [actcsr, ", "frameworks: no framework 'actcsr'; there are: chatrec, "),
         ('data_source: builtin\nrelease_dir: ""', "data_source: release\nrelease_dir: gone",
-         "gone/task; set it to the folder that holds the release's task/"),
-        ('release_dir: ""', "release_dir: gone", "gone; set it to the folder that holds the release's test_log/"),
+         "gone/task; set release_dir to the folder that holds the release's task/"),
+        ('release_dir: ""', "release_dir: gone", "gone; set release_dir to the folder that holds the release's test_log/"),
+        ("judge_mode: narrow", "judge_mode: narow", "judge_mode: no judge mode 'narow'; there are: "),
     ],
 )  # fmt: skip
 def test_a_framework_or_folder_that_is_not_there_is_told_before_any_work(fails, checkout, old, new, message):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from scripted_models import choice
+from scripted_models import choice, tasks_of
 from stub_endpoint import Reply
 
 from ecpo_utils import cli, exhibits
@@ -88,7 +88,12 @@ def test_tasks_are_drawn_by_the_seed_and_stay_in_order():
 def test_originals_have_two_replies_or_more_and_come_from_notebook_03(run):
     with pytest.raises(ArtifactError, match="run notebooks/03_simulation.ipynb"):
         load_originals(run)
-    write_jsonl(run.paths.trajectories("book", "actcrs_expert"), [dialogue(0, *GOOD), dialogue(1, "One."), dialogue(2, *POOR)])
+    rows = [dialogue(0, *GOOD), dialogue(1, "One."), dialogue(2, *POOR)]
+    write_jsonl(run.paths.tasks("book", "test"), tasks_of(rows))
+    write_jsonl(run.paths.trajectories("book", "actcrs_expert"), rows[:2])
+    with pytest.raises(ArtifactError, match=r"lacks 1 of 3 dialogues, book/u2/i first; run notebooks/03_simulation.ipynb to its end"):
+        load_originals(run)
+    write_jsonl(run.paths.trajectories("book", "actcrs_expert"), [dialogue(7, *GOOD), *rows[::-1]])  # another split's, and any order
     assert [each.task_id for each in load_originals(run)] == ["book/u0/i", "book/u2/i"]
     run.params.num_simulation_tasks = 2  # what other notebooks played further is none of notebook 03's
     assert [each.task_id for each in load_originals(run)] == ["book/u0/i"]
@@ -190,7 +195,9 @@ def test_without_a_release_nothing_is_judged_and_one_without_the_experts_log_is_
 
 
 def test_damaged_dialogues_are_judged_beside_the_rule_and_drawn_again_from_their_files(run):
-    write_jsonl(run.paths.trajectories("book", "actcrs_expert"), [dialogue(0, *GOOD, "Two offers?"), dialogue(1, *GOOD)])
+    rows = [dialogue(0, *GOOD, "Two offers?"), dialogue(1, *GOOD)]
+    write_jsonl(run.paths.trajectories("book", "actcrs_expert"), rows)
+    write_jsonl(run.paths.tasks("book", "test"), tasks_of(rows))
     originals = load_originals(run)
     judged = asyncio.run(judge_damaged(run, originals))
     assert list(judged) == [("none", "none"), *((flaw, severity) for flaw in FLAWS for severity in SEVERITIES)]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from scripted_models import tasks_of
 
 from ecpo_utils import publishing
 from ecpo_utils.core.artifacts import append_jsonl, load_jsonl, write_jsonl
@@ -44,6 +45,7 @@ def run(tmp_path, monkeypatch):
         played[domain] = {name: [dialogue(domain, name, i) for i in range(2)] for name in ("actcrs_expert", "actcrs_base")}
         for name, rows in played[domain].items():
             write_jsonl(run.paths.trajectories(domain, name), [*rows, dialogue(domain, name, 7)])  # one more than the notebook showed
+        write_jsonl(run.paths.tasks(domain, "test"), tasks_of(rows))
         for source in ("ailo", "random"):
             records = [PersonaRecord(user_id=f"u{i}", persona=Persona(activities=f"Likes {i}.", language="Plain.")) for i in range(3)]
             write_jsonl(run.paths.personas(domain, source), records)

@@ -46,7 +46,7 @@ def mentions_title(text: str, title: str) -> bool:
 
 def hide_title(text: str, title: str) -> str:
     """The text with "it" in place of the title wherever `mentions_title` would find it."""
-    words = title_words(title).split()
+    words, text = title_words(title).split(), unicodedata.normalize("NFC", text)
     tokens = [(match.span(), normalise(match.group())) for match in _TOKEN.finditer(text)]
     position, parts = 0, []
     index = 0

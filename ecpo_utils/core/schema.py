@@ -292,6 +292,7 @@ class Verdict(Record):
         measures: Per dimension what the first and the second dialogue are worth, 0-1, where each was read by itself.
         error: Why this presentation is unscored, None if it is scored.
         config: Digest of everything that decides the verdict; rows of another config are not reused.
+        judge: Digest of the judge alone, whatever it read.
     """
 
     task_id: str
@@ -304,3 +305,4 @@ class Verdict(Record):
     measures: dict[str, tuple[float, float]] | None = None
     error: str | None = None
     config: str = ""
+    judge: str = ""

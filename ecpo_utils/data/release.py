@@ -8,6 +8,7 @@ from typing import Literal
 
 from ..core.artifacts import iter_json_lines, iter_lines, load_jsonl, parse_record
 from ..core.errors import ArtifactError, SchemaError
+from ..core.params import Params
 from ..core.schema import Domain, PersonaRecord, Task
 from .fields import parse_price
 from .release_log import HEADER, RULE, LogDialogue, load_release_log
@@ -20,6 +21,7 @@ __all__ = [
     "load_release_log",
     "load_release_personas",
     "load_release_tasks",
+    "release_lacks",
 ]
 
 Format = Literal["trajectories", "tasks", "personas_v0", "random_personas", "personas", "log"]
@@ -32,6 +34,17 @@ KEYS: dict[Format, tuple[str, ...]] = {  # of JSON lines, tried in this order
 }
 RELEASED: tuple[Format, ...] = ("tasks", "personas_v0", "random_personas")  # which hold personas
 LINGUISTICS = ("Information Density", "Expression Style", "Tone")
+
+
+def release_lacks(params: Params) -> list[str]:
+    """What the folder that `release_dir` names lacks, in words; nothing where none is named."""
+    if not params.release_dir:
+        return []
+    needed = "task" if params.data_source == "release" else "test_log"
+    folder = Path(params.release_dir) / (needed if needed == "task" else "")
+    if folder.is_dir():
+        return []
+    return [f"there is no folder {folder.absolute()}; set release_dir to the folder that holds the release's {needed}/"]
 
 
 def detect_format(path: Path, *wanted: Format) -> Format:

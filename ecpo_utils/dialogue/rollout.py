@@ -196,8 +196,8 @@ async def rollout(
 ) -> list[Trajectory]:
     """Play all tasks, `dialogues_in_flight` at a time, and write `path` line by line as dialogues end.
 
-    Rows that an earlier run left are kept if they have the same config and did not fail, and failed ones are played again; at the end the
-    file holds one row per task, in task order, and after them those of further tasks that others played.
+    Rows that an earlier run left are kept if they have the same config, persona and target and did not fail; failed ones are played
+    again. At the end the file holds one row per task, in task order, and after them those of further tasks that others played.
 
     Returns:
         The rows of `tasks`, in their order.
@@ -208,8 +208,8 @@ async def rollout(
         ArtifactError: If the file cannot be written.
     """
     config = dialogue_config(system, simulator, params, database)
-    wanted = {task.task_id for task in tasks}
-    earlier = [row for row in load_resumable(path, Trajectory) if row.config == config]
+    wanted = {task.task_id: task for task in tasks}
+    earlier = [row for row in load_resumable(path, Trajectory) if row.config == config and _is_of(row, wanted.get(row.task_id))]
     known_faults = {row.task_id: row.error for row in earlier if row.status == "failed"}
     old = {row.task_id: row for row in earlier if row.status != "failed"}
     done = {task_id: row for task_id, row in old.items() if task_id in wanted}
@@ -230,6 +230,11 @@ async def rollout(
     write_jsonl(path, [*rows, *further])
     log_counts(system.name, rows)
     return rows
+
+
+def _is_of(row: Trajectory, task: Task | None) -> bool:
+    """Whether a row is of the task as it is now: its user's persona may have been inferred anew. Another stage's tasks are not known."""
+    return task is None or (row.persona, row.target) == (task.persona, task.target)
 
 
 def log_counts(name: str, rows: Sequence[Trajectory]) -> None:

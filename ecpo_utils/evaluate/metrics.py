@@ -9,7 +9,7 @@ from typing import get_args
 
 from ..core.schema import Confirmation, Status, Trajectory, Turn
 from ..data.release import LogDialogue
-from ..dialogue.agents.base import SYSTEM_ERROR
+from ..dialogue.agents.base import is_system_error
 from .statistics import Rate, average, mean, proportion
 
 SUB_SCORES = ("flexibility", "coherence", "guidance")
@@ -89,7 +89,7 @@ def summarize(trajectories: Sequence[Trajectory]) -> DialogueMetrics:
         sub_scores={name: mean(mean_score(t, name) for t in trajectories) for name in SUB_SCORES},
         num_replies=len(replies),
         num_unscored_replies=sum(turn.satisfaction is None for turn in replies),
-        system_error_share=mean(average(map(_is_system_error, _replied(t))) for t in trajectories),
+        system_error_share=mean(average(map(is_system_error, _replied(t))) for t in trajectories),
         calls={role: mean(t.usage[role].calls if role in t.usage else 0 for t in trajectories) for role in roles},
         tokens={role: mean(_tokens(t, role) for t in trajectories) for role in roles},
         total_tokens=mean(sum(_tokens(t, role) for role in roles) for t in trajectories),
@@ -104,10 +104,6 @@ def _replied(trajectory: Trajectory) -> list[Turn]:
 def mean_score(trajectory: Trajectory, name: str) -> float | None:
     """Mean of a (sub-)score over the replies that have it; None if none has."""
     return average(getattr(turn.confirmation or Confirmation(), name) for turn in _replied(trajectory))
-
-
-def _is_system_error(turn: Turn) -> bool:
-    return turn.reply == SYSTEM_ERROR or bool(turn.steps) and turn.steps[-1].is_unusable
 
 
 def _tokens(trajectory: Trajectory, role: str) -> int:

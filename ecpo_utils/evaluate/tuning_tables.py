@@ -10,7 +10,7 @@ import pandas as pd
 from ..core.matching import says_again
 from ..core.schema import Domain, Rewrite, Trajectory, Turn, Verdict
 from ..dialogue.agents.actions import parse_action
-from ..dialogue.agents.base import SYSTEM_ERROR
+from ..dialogue.agents.base import SYSTEM_ERROR, is_system_error
 from .cra_table import Judged, cra_table
 from .judges import DIMENSIONS
 from .paper import paper_results
@@ -68,7 +68,7 @@ def faults_of(turn: Turn, earlier: Iterable[Turn]) -> list[str]:
     """What was wrong with a scored reply, as kinds: what the reply shows itself first, then what the user's scores say."""
     ec, reply = turn.confirmation, turn.reply or ""
     found = []
-    if reply == SYSTEM_ERROR:
+    if is_system_error(turn):
         found.append("system error")
     elif says_again(reply, earlier):
         found.append("repeats itself")

@@ -25,7 +25,7 @@ async def judge_pairs(
         pairs: From `pair_transcripts`: one per task, the first system's dialogue first.
         first: Name of the first system; `second` likewise.
         path: The verdicts' file; None keeps them in memory only.
-        keep_others: Whether verdicts on further tasks, which another stage asked for, stay in the file, at its end.
+        keep_others: Whether this judge's verdicts on further tasks, which another stage asked for, stay in the file, at its end.
 
     Raises:
         EndpointError: If no further call can succeed, or the endpoint failed on five pairs in a row, otherwise than in an earlier
@@ -33,7 +33,7 @@ async def judge_pairs(
         ArtifactError: If the file cannot be written.
     """
     done, others, known_faults = _earlier(judge, pairs, first, second, path) if path else ({}, [], set())
-    others = others if keep_others else []
+    others = [verdict for verdict in others if verdict.judge == judge.identity] if keep_others else []
     failures = FailuresInARow("pairs to judge", path)
 
     async def decide(pair: Pair) -> None:

@@ -27,9 +27,10 @@ class Budget:
         self.limit_usd = limit_usd
         self.calls_log = calls_log
         self.spent_usd = 0.0
-        if limit_usd and calls_log.exists():
+        if calls_log.exists():
             drop_half_line(calls_log)
-            self.spent_usd = sum(row.get("usd", 0.0) for _, row in iter_json_lines(calls_log))
+            if limit_usd:
+                self.spent_usd = sum(row.get("usd", 0.0) for _, row in iter_json_lines(calls_log))
 
     def check(self) -> None:
         """Before a call is sent; calls in flight may take the sum a little over the limit.

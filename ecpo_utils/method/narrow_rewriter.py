@@ -29,7 +29,9 @@ LONG_WORD = 5  # letters: of shorter words any two sentences share some
 SENTENCE_TOKENS = {"opening": 20, "pitch": 32, "question": 20}
 _QUESTION_AT_END = re.compile(r"\s*[^.!?\"\u201d]*\?\s*$")
 _REFUSAL = re.compile(
-    r"\b(can(no|['\u2019])t|can not|(am|['\u2019]m) (unable|not able) to) (assist|help|fulfil|provide|do that)|\bas an ai\b", re.IGNORECASE
+    r"\b(can(no|['\u2019])t|can not|(am|['\u2019]m) (unable|not able) to) (assist|help(?! (but|\w+ing)\b)|fulfil|provide|do that)"
+    r"|\bas an ai\b",
+    re.IGNORECASE,
 )
 _SENTENCE = re.compile(r".*?\w\w[\"\u201d)]?[.!?](?=\s|$)")  # an initial, as in "M. R. James", ends none
 

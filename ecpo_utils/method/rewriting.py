@@ -15,7 +15,7 @@ from ..core.matching import mentions_title, normalise, says_again, title_words
 from ..core.quoting import quote_for_agents
 from ..core.schema import Action, Item, Message, PreferencePair, Rewrite, Step, Trajectory, Turn
 from ..dialogue.agents.actions import parse_action, render_action
-from ..dialogue.agents.base import NOUNS, SYSTEM_ERROR, render_items
+from ..dialogue.agents.base import APOLOGY, NOUNS, SYSTEM_ERROR, is_system_error, render_items
 from ..dialogue.confirmation import Confirmer
 from ..dialogue.simulator import echoes
 from ..llm.client import ChatClient, Meter
@@ -27,7 +27,6 @@ RewriterMode = Literal["narrow", "full"]
 PROMPTS = ("rewrite_system", "rewrite_examples", "rewrite_request")
 REWRITE_TOKENS = 200
 NO_ACTION = "none, the user read an error message"
-APOLOGY = SYSTEM_ERROR.partition(".")[0]
 LENGTHENED = 1.5, 15  # an action of the same kind may have so many times the words of the original and so many more
 ENDPOINT_ERROR = "endpoint error"
 SHORTEST_TITLE = 7  # characters: shorter titles ("It", "Emma") are words of any reply; in quotes they are found all the same
@@ -134,7 +133,7 @@ async def _rewrite(
     seen, meter = _seen_items(row, turn, items), Meter()
     try:
         if mode == "narrow":
-            thought, action = await NarrowRewriter(client, meter).rewrite(row, turn, seen, is_error=_is_error(turn))
+            thought, action = await NarrowRewriter(client, meter).rewrite(row, turn, seen, is_error=is_system_error(turn))
         else:
             thought, action = await _rewrite_whole(row, turn, record, seen, client, meter)
         found = _checked(record, thought, action, row, turn, seen, titles)
@@ -169,7 +168,7 @@ async def _confirmed(record: Rewrite, row: Trajectory, turn: Turn, confirmer: Co
     history = [*spoken_before(row, turn), {"role": "assistant", "content": reply}]
     confirmation = await confirmer.confirm(row.target, row.domain, history, meter=meter)
     after = confirmation.satisfaction
-    dropped = None if after is not None and after > record.score else "no better score"
+    dropped = "not scored" if after is None else None if after > record.score else "no better score"
     return record.model_copy(update={"score_after": after, "dropped": dropped})
 
 
@@ -237,13 +236,9 @@ def _request(row: Trajectory, turn: Turn, record: Rewrite, seen: Sequence[Item])
         "rewrite_request",
         conversation="\n".join(f"{names[m['role']]}: {quote_for_agents(m['content'])}" for m in spoken_before(row, turn)),
         found=render_items(seen[:8]) or "none yet",
-        action=NO_ACTION if _is_error(turn) else quote_for_agents(record.original),
+        action=NO_ACTION if is_system_error(turn) else quote_for_agents(record.original),
         reason=quote_for_agents(record.reason) or "The reply did not satisfy the user.",
     )
-
-
-def _is_error(turn: Turn) -> bool:
-    return (turn.reply or "").startswith(APOLOGY) or turn.steps[-1].is_unusable
 
 
 def _checked(
@@ -270,7 +265,7 @@ def _checked(
         "the target is not named any more": mentions_title(record.original, row.target.title)
         and not mentions_title(action.argument, row.target.title),
         "another kind of action without a reason": not _may_be(action.type, row, turn),
-        "much longer": not _is_error(turn)
+        "much longer": not is_system_error(turn)
         and action.type == turn.steps[-1].action.type
         and len(rewritten.split()) > LENGTHENED[0] * len(record.original.split()) + LENGTHENED[1],
     }
@@ -281,7 +276,7 @@ def _checked(
 def _may_be(kind: str, row: Trajectory, turn: Turn) -> bool:
     """Whether a rewrite may be an action of this kind: that of the original, a recommendation, or any where the original
     was an error or what the agent had said before."""
-    if _is_error(turn):
+    if is_system_error(turn):
         return True
     return kind in (turn.steps[-1].action.type, "recommend") or says_again(turn.reply or "", row.turns[: turn.index])
 

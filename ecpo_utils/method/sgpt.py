@@ -34,7 +34,8 @@ def build_sft_examples(trajectories: Sequence[Trajectory]) -> list[SFTExample]:
             for step in turn.steps:
                 if step.purpose != "action":
                     raise SchemaError(f"dialogue {row.task_id} turn {turn.index}: a '{step.purpose}' step; SGPT takes dialogues of ActCRS")
-                if step.action is None or step.is_unusable or step.action.argument == SYSTEM_ERROR:
+                is_refused = step.action is not None and step.action.type == "search" and step.retrieval is None  # one search too many
+                if step.action is None or step.is_unusable or is_refused or step.action.argument == SYSTEM_ERROR:
                     continue
                 examples.append(
                     SFTExample(

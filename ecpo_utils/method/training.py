@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Method = Literal["sft", "dpo", "kto", "simpo"]
+DPO_ONLY = ("dpo_learning_rate", "dpo_beta", "dpo_sft_weight")  # the other dpo_* hold for all preference methods
 SAVE_STEPS = 10  # on two cores a step of DPO takes most of a minute
 STEP_SECONDS = "step_seconds"  # key of a log line
 PEFT_FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -203,13 +204,14 @@ def _facts(method: Method, params: Params, rows: TrainingSet, start: Path | None
     """What decides an adapter, and its digest."""
     searches = {"searches": len(rows.searches)} if rows.searches else {}
     prefixes = ("lora_", "sft_") if method == "sft" else ("dpo_", f"{method}_")
+    not_used = () if method == "dpo" else DPO_ONLY
     decides = {
         "method": method,
         "base_model": params.cra.model,
         "base_model_files": weights_hashes(params.cra.model),
         "start": load_history(start)["digest"] if start and (start / CARD).is_file() else str(start),
         "seed": params.seed,
-        "params": {key: value for key, value in params.model_dump().items() if key.startswith(prefixes)},
+        "params": {key: value for key, value in params.model_dump().items() if key.startswith(prefixes) and key not in not_used},
         "data": digest([[row.model_dump() for row in part] for part in (rows.learned, rows.validation)]),
         "rows": {"train": len(rows.train), "validation": len(rows.validation)} | searches,
     }

@@ -325,6 +325,13 @@ def test_tasks_that_others_played_stay_in_the_file(play, fresh, path, study):
     assert play(by=fresh) == rows == saved(path)
 
 
+def test_a_task_whose_persona_was_inferred_anew_is_played_anew(play, fresh, path):
+    rows = play()
+    changed = TASKS[1].model_copy(update={"persona": PERSONA.model_copy(update={"language": "Signs as another."})})
+    again = play([TASKS[0], changed, TASKS[2]], by=fresh)
+    assert again[::2] == rows[::2] and again[1].persona == changed.persona != rows[1].persona and saved(path) == again
+
+
 def test_failed_rows_are_played_again(play, path, study, signed):
     broken = SIGNED[1]
     agent = study.scripts["agent"]

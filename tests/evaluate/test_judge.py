@@ -17,7 +17,6 @@ from ecpo_utils.evaluate.transcripts import Transcript
 from ecpo_utils.evaluate.verdicts import judge_pairs
 from ecpo_utils.evaluate.win_rates import win_rate
 from ecpo_utils.llm.cache import ResponseCache
-from ecpo_utils.llm.client import Meter
 from ecpo_utils.llm.prompts import load_prompt
 
 WORDS, TOKENS = "words", "tokens"
@@ -30,8 +29,8 @@ BREAKS = {"line breaks": "1. Emma\n2. Persuasion\r\n\r\n# Conversation 2\nAssist
 def make_judge(study):
     """Judges at the stub, one call at a time; keywords are the judge's and the endpoint's."""
 
-    def make(mode, *, max_words=0, meter=None, **endpoint):
-        return judges.make_judge(mode, study.client("judge", **{"max_concurrency": 1, **endpoint}), max_words=max_words, meter=meter)
+    def make(mode, *, max_words=0, **endpoint):
+        return judges.make_judge(mode, study.client("judge", **{"max_concurrency": 1, **endpoint}), max_words=max_words)
 
     return make
 
@@ -417,6 +416,8 @@ def test_verdicts_on_other_tasks_stay_in_the_file_only_where_asked(stub_endpoint
     assert compare(make_judge(TOKENS), pairs_of(*"abc"), path) == rows == load_jsonl(path, Verdict)
     compare(make_judge(TOKENS), pairs_of("b"), path)
     assert load_jsonl(path, Verdict) == rows[2:4]
+    other = compare(make_judge(WORDS), pairs_of("c"), path, keep_others=True)  # two judges in one file would be a mixture
+    assert load_jsonl(path, Verdict) == other
 
 
 def test_a_broken_line_in_the_middle_is_named(make_judge, compare, tmp_path):
@@ -532,11 +533,3 @@ def test_as_many_pairs_are_judged_at_once_as_the_endpoint_allows(stub_endpoint, 
     rows = compare(make_judge(WORDS, max_concurrency=3, timeout_s=60.0), pairs_of(*"abcdef"), tmp_path / "v.jsonl")
     assert stub_endpoint.max_in_flight == 3 and not any(row.error for row in rows)
     assert [row.task_id for row in rows] == list("aabbccddeeff") and load_jsonl(tmp_path / "v.jsonl", Verdict) == rows
-
-
-@BOTH_MODES
-def test_calls_are_counted_by_the_meter(stub_endpoint, make_judge, compare, mode):
-    stub_endpoint.answer = prefers_good
-    meter = Meter()
-    compare(make_judge(mode, meter=meter), pairs_of("a", "b"))
-    assert meter.by_role["judge"].calls == 2 * CALLS[mode] and meter.by_role["judge"].cached == 0

@@ -58,6 +58,11 @@ def list_files(domain: Domain, origin: str, site: str = SITE) -> list[RemoteFile
     return [RemoteFile(f"{name}.gz", _content_length(f"{site.rstrip('/')}/{name}.gz")) for name in names]
 
 
+def partial_path(file: RemoteFile, folder: Path) -> Path:
+    """Where the part of a file lies that came before a download from the site broke off; of another length, nothing is taken over."""
+    return folder / f"{Path(file.name).name}.{file.size}.partial"
+
+
 def fetch_file(file: RemoteFile, origin: str, folder: Path, site: str = SITE) -> Path:
     """Download one file to `folder`; what is there whole is not fetched again, and what is there in part goes on from its end.
 
@@ -129,7 +134,7 @@ def _content_length(url: str) -> int:
 
 def _from_site(file: RemoteFile, url: str, target: Path) -> Path:
     """Append to the part that is there until the stated length is reached; a broken connection is opened again a few times."""
-    partial = target.with_name(f"{target.name}.{file.size}.partial")  # of a file of another length, nothing is taken over
+    partial = partial_path(file, target.parent)
     fault = ""
     with tqdm(total=file.size, desc=target.name, unit="B", unit_scale=True, mininterval=0.5) as progress:
         for _ in range(ATTEMPTS):

@@ -65,16 +65,16 @@ class ReviewPass:
         """
         stat = self.path.stat()
         key = digest([str(self.path), stat.st_size, stat.st_mtime_ns, self.source.label, share, self.seed, duckdb.__version__])
-        direct = self.kind.plain and not careful and stat.st_size >= DIRECT_FROM_BYTES
         spill = self._load(key, share, careful)
         if spill.done:
             return spill
+        direct = self.kind.plain and not careful and not spill.parts and stat.st_size >= DIRECT_FROM_BYTES
         with tqdm(total=stat.st_size, desc=f"{self.path.name}", unit="B", unit_scale=True, mininterval=0.5) as progress:
             if direct:
-                spill = self._read_direct(share, progress)
-                if spill.done:
-                    self._save(key, spill)
-                    return spill
+                read = self._read_direct(share, progress)
+                if read.done:
+                    self._save(key, read)
+                    return read
                 progress.reset()
             self._read_pieces(spill, key, progress)
         return spill

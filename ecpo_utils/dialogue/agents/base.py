@@ -9,18 +9,24 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from ...core.quoting import defuse, one_line, quote_for_agents
-from ...core.schema import Action, Domain, Item, Message, Purpose, Retrieval, Step
+from ...core.schema import Action, Domain, Item, Message, Purpose, Retrieval, Step, Turn
 from ...llm.client import ChatClient, Meter
 from ...llm.prompts import load_examples, render
 from ..retrieval import ItemDatabase
 
 SYSTEM_ERROR = "Sorry, something went wrong on my side. Could you say that again?"
+APOLOGY = SYSTEM_ERROR.partition(".")[0]  # a tuned agent may have learnt to begin so
 ATTEMPT_HEAT = (0.0, 0.3, 0.6)  # added to the temperature after an answer that could not be used
 DESCRIPTION_WORDS = 18
 REPLY_TOKENS = 110
 REPLY_STOP = ["\nUser:", "\nAssistant:", "\nProfile:", "\nConversation:", "\nEntries:"]  # labels of the transcripts
 
 NOUNS: dict[Domain, str] = {"book": "book", "game": "video game", "yelp": "place"}
+
+
+def is_system_error(turn: Turn) -> bool:
+    """Whether the user read an error message in place of a reply."""
+    return (turn.reply or "").startswith(APOLOGY) or bool(turn.steps) and turn.steps[-1].is_unusable
 
 
 class Agent(ABC):

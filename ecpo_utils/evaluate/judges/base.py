@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import sys
 from abc import ABC, abstractmethod
@@ -10,11 +11,12 @@ from typing import ClassVar
 from ...core.artifacts import digest
 from ...core.errors import EndpointError, ParseError
 from ...core.schema import Message, Verdict
-from ...llm.client import ChatClient, Meter
+from ...llm.client import ChatClient
 from ...llm.prompts import load_prompt, render
 from ..transcripts import Transcript
 
 DIMENSIONS = ("flexibility", "coherence", "guidance", "final")
+BLANK = Transcript("", ({"role": "user", "content": ""}, {"role": "assistant", "content": ""}))
 Pair = tuple[Transcript, Transcript]
 
 
@@ -26,16 +28,14 @@ class Judge(ABC):
     Args:
         client: The `judge` endpoint.
         max_words: Longer messages are cut to so many words where whole dialogues are shown, 0 for none.
-        meter: Counts the calls.
     """
 
     name: ClassVar[str]
     orders: ClassVar[tuple[str, ...]] = ("first", "second")  # which dialogue of a pair is shown first, one verdict each
 
-    def __init__(self, client: ChatClient, *, max_words: int = 0, meter: Meter | None = None):
+    def __init__(self, client: ChatClient, *, max_words: int = 0):
         self.client = client
         self.max_words = max_words
-        self.meter = meter
 
     @abstractmethod
     def prompts(self, pair: Pair) -> list[list[Message]]:
@@ -59,6 +59,11 @@ class Judge(ABC):
         sources = [inspect.getsource(sys.modules[each.__module__]) for each in type(self).__mro__ if issubclass(each, Judge)]
         return digest([self.client.identity, self.prompts(pair), sources])
 
+    @functools.cached_property
+    def identity(self) -> str:
+        """Digest of the judge alone: its `config` on dialogues without words."""
+        return self.config((BLANK, BLANK))
+
     async def compare(self, pair: Pair, *, first: str, second: str) -> list[Verdict]:
         """The verdicts on a pair, one per order; one that cannot be scored keeps the reason, never a 0.
 
@@ -72,7 +77,8 @@ class Judge(ABC):
         return [await self._present(pair, shown_first, first, second) for shown_first in self.orders]
 
     async def _present(self, pair: Pair, shown_first: str, first: str, second: str) -> Verdict:
-        row = Verdict(task_id=pair[0].task_id, first=first, second=second, shown_first=shown_first, config=self.config(pair))
+        row = Verdict(task_id=pair[0].task_id, first=first, second=second, shown_first=shown_first)
+        row.config, row.judge = self.config(pair), self.identity
         silent = next((name for name, transcript in zip((first, second), pair, strict=True) if not transcript.replies), None)
         if silent:
             row.error = f"the dialogue of {silent} holds no reply of the agent"

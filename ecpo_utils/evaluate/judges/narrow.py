@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from ...core.matching import normalise
 from ...core.schema import Message, Verdict
-from ...llm.client import ChatClient, Meter
+from ...llm.client import ChatClient
 from ...llm.prompts import load_examples, load_prompt
 from ..transcripts import Transcript, clip_characters
 from .base import DIMENSIONS, Judge, Pair, sign
@@ -45,7 +45,7 @@ class NarrowJudge(Judge):
 
     async def ask(self, row: Verdict, pair: Pair) -> None:
         """What each dialogue is worth, and which is worth more."""
-        first, second = [await read_dialogue(self.client, transcript, self.meter) for transcript in pair]
+        first, second = [await read_dialogue(self.client, transcript) for transcript in pair]
         row.measures = {name: (first[name], second[name]) for name in DIMENSIONS}
         row.scores = {name: sign(first[name] - second[name]) for name in DIMENSIONS}
 
@@ -64,13 +64,12 @@ def reply_scores(kinds: dict[str, float], takes_up: float, *, repeated: bool) ->
     return {"flexibility": takes_up, "coherence": sound, "guidance": kinds["question"] + kinds["offer"]}
 
 
-async def read_dialogue(client: ChatClient, transcript: Transcript, meter: Meter | None = None) -> dict[str, float]:
+async def read_dialogue(client: ChatClient, transcript: Transcript) -> dict[str, float]:
     """Mean over the agent's replies of `reply_scores`, and "final", the mean of the three.
 
     Args:
         client: The `judge` endpoint; needs its log-probabilities. Two one-token calls per reply.
         transcript: Holds at least one reply.
-        meter: Counts the calls.
 
     Raises:
         EndpointError, ParseError: See `ChatClient.choose`.
@@ -81,9 +80,9 @@ async def read_dialogue(client: ChatClient, transcript: Transcript, meter: Meter
         if message["role"] == "user":
             customer = text
         elif text.strip():
-            kinds = await client.choose(_prompt("judge_kind", both_ends(text)), KINDS, meter=meter)
+            kinds = await client.choose(_prompt("judge_kind", both_ends(text)), KINDS)
             exchange = f"Customer: {both_ends(customer)}\nAssistant: {both_ends(text)}"
-            uptake = await client.choose(_prompt("judge_uptake", exchange), UPTAKE, meter=meter)
+            uptake = await client.choose(_prompt("judge_uptake", exchange), UPTAKE)
             rows.append(reply_scores(kinds, uptake["takes"], repeated=normalise(text) in said))
             said.add(normalise(text))
     return mean_scores(rows)

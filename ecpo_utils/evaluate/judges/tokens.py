@@ -20,6 +20,6 @@ class TokenJudge(Judge):
         word, shown = ("1", pair) if row.shown_first == "first" else ("2", pair[::-1])
         row.probabilities = {}
         for name in DIMENSIONS:
-            answer = await self.client.choose(self.show(shown, f"judge_{name}"), ["1", "2"], meter=self.meter)
+            answer = await self.client.choose(self.show(shown, f"judge_{name}"), ["1", "2"])
             row.probabilities[name] = answer[word]  # unrounded: near 0 and 1 the last digits decide
             row.scores[name] = sign(answer[word] - 0.5)

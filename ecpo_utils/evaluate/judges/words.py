@@ -40,6 +40,6 @@ class WordedJudge(Judge):
         """Verdicts and their reasons, turned where the second system's dialogue was shown first."""
         turned, shown = (1, pair) if row.shown_first == "first" else (-1, pair[::-1])
         messages = self.show(shown, "judge_words")
-        answer = (await self.client.parse(messages, WordedVerdict, max_tokens=VERDICT_TOKENS, meter=self.meter)).parsed
+        answer = (await self.client.parse(messages, WordedVerdict, max_tokens=VERDICT_TOKENS)).parsed
         row.scores = {name: turned * getattr(answer, name) for name in DIMENSIONS}
         row.reasons = {name: getattr(answer, f"{name}_reason") for name in DIMENSIONS}
