@@ -115,7 +115,7 @@ class RunPaths:
 
     @property
     def separation(self) -> Path:
-        """Confirmations of the hand-made pairs with planted flaws."""
+        """Confirmations of the written pairs with planted flaws."""
         return self.run / "separation.jsonl"
 
     @property

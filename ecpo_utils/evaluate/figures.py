@@ -118,11 +118,12 @@ def plot_diversity(summaries: Mapping[tuple[Domain, str], DiversitySummary], tab
     domains = list(dict.fromkeys(domain for domain, _ in summaries))
     figure, axes = subplots(len(domains))
     edges = [step / 20 for step in range(21)]
+    highest = 0.0
     for axis, domain in zip(axes, domains, strict=True):
         for source in ("random", "ailo"):
             summary = summaries[domain, source]
             weights = [1 / len(summary.scores)] * len(summary.scores)
-            axis.hist(
+            heights, *_ = axis.hist(
                 summary.scores,
                 edges,
                 weights=weights,
@@ -132,11 +133,14 @@ def plot_diversity(summaries: Mapping[tuple[Domain, str], DiversitySummary], tab
                 edgecolor="white",
                 label=f"{LABELS[source]} (n={len(summary.scores)})",
             )
+            highest = max(highest, *heights)
         published = table[(table["domain"] == domain) & table["paper_mean"].notna()]
         for row in published.itertuples():
             axis.axvline(row.paper_mean, color=COLOURS[row.personas], ls="--", lw=1.2)
         axis.set(title=domain + (" (dashed: the paper's means)" if len(published) else ""), xlim=(0, 1), xlabel="maximum ROUGE-L")
         axis.legend(fontsize=7, frameon=False, loc="upper left")
+    for axis in axes:
+        axis.set_ylim(0, 1.3 * highest)  # room for the legend
     axes[0].set_ylabel("share of personas")
     mark_profile(figure, table["profile"].iloc[0])
     return figure
@@ -156,7 +160,7 @@ def plot_separation(table: pd.DataFrame, profile: str) -> Figure:
         ylabel="good twin scores higher",
     )
     axis.tick_params(axis="x", labelsize=7)
-    mark_profile(figure, profile)
+    mark_profile(figure, profile, "scores before rounding, where the simulator's mode has such; by $r_t$: see the table")
     return figure
 
 

@@ -1,4 +1,4 @@
-"""Whether expectation confirmation tells good replies from bad ones: 80 hand-made pairs with a planted flaw.
+"""Whether expectation confirmation tells good replies from bad ones: 80 written pairs with a planted flaw.
 
 Each pair is one history with two replies, a good one and its flawed twin (repeated question, ignored request,
 irrelevant item, system error, no guidance). The `dev` half served to find the questions; the `test` half reports.

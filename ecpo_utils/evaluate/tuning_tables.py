@@ -169,7 +169,7 @@ def _evaluator(records: Sequence[Rewrite]) -> str:
 
 
 def curve_table(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> pd.DataFrame:
-    """Training curves as rows of adapter, step, quantity, value.
+    """Training curves as rows of adapter, step, quantity, value; validation at the ends of epochs, not where a training was resumed.
 
     Args:
         histories: By adapter the log lines of its trainer, as `training.json` holds them.
@@ -179,7 +179,7 @@ def curve_table(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> pd.Da
         for name, lines in histories.items()
         for line in lines
         for quantity in TRAINING_CURVES
-        if quantity in line
+        if quantity in line and not (quantity.startswith("eval_") and abs(line.get("epoch", 0) - round(line.get("epoch", 0))) > 0.01)
     ]
     return pd.DataFrame(rows, columns=["adapter", "step", "quantity", "value"])
 

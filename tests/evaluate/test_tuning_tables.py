@@ -106,7 +106,8 @@ def test_table5_has_our_shares_above_the_papers():
 
 
 def test_curves_keep_step_quantity_and_value():
-    history = [{"step": 0, "eval_loss": 2.0}, {"step": 1, "loss": 1.5, "learning_rate": 0.1}, {"step": 2, "loss": 1.0}]
+    history = [{"step": 0, "eval_loss": 2.0}, {"step": 1, "loss": 1.5, "learning_rate": 0.1}, {"step": 2, "loss": 1.0},
+               {"step": 2, "epoch": 0.4, "eval_loss": 1.7}]  # fmt: skip (a training that was resumed is evaluated at once)
     table = curve_table({"sgpt book": history})
     assert table.to_dict("list") == {
         "adapter": ["sgpt book"] * 3, "step": [0, 1, 2], "quantity": ["eval_loss", "loss", "loss"], "value": [2.0, 1.5, 1.0]}  # fmt: skip
