@@ -7,7 +7,7 @@ import logging
 import random
 from pathlib import Path
 
-from .core.artifacts import load_jsonl, write_jsonl
+from .core.artifacts import load_jsonl, load_resumable, write_jsonl
 from .core.concurrency import FailuresInARow, map_bounded
 from .core.errors import ArtifactError
 from .core.schema import Domain, Item, ItemSummary, PersonaRecord, Task
@@ -105,8 +105,8 @@ def _released(run: Run, domain: Domain, split: str) -> list[Task]:
 async def prepare_personas(run: Run) -> dict[Domain, list[PersonaRecord]]:
     """Infer the personas of `num_personas` sampled users per domain; write `personas.jsonl` and the random baseline.
 
-    Answers that were paid for before come from the response cache. With the released tasks, whose personas
-    are given, none is inferred.
+    Records of an earlier run that rest on the same are kept, answers that were paid for come from the response cache. With the
+    released tasks, whose personas are given, none is inferred.
     """
     found = {}
     async with contextlib.AsyncExitStack() as stack:
@@ -130,8 +130,11 @@ async def _infer_all(client: ChatClient, run: Run, domain: Domain) -> list[Perso
     if len(users) < params.num_personas:
         logger.warning("%s: num_personas is %d, the data have %d such users; all are taken", domain, params.num_personas, len(users))
 
+    known = {record.user_id: record for record in load_resumable(run.paths.personas(domain), PersonaRecord)}
+    options = {"max_reviews": params.max_reviews_per_persona, "noun": NOUNS[domain]}
+
     async def infer(user: str) -> PersonaRecord:
-        return await infer_persona(client, user, reviews, items, max_reviews=params.max_reviews_per_persona, noun=NOUNS[domain])
+        return await infer_persona(client, user, reviews, items, known=known.get(user), **options)
 
     return await map_bounded(infer, users, limit=client.endpoint.max_concurrency, description=f"{domain} personas", unit="persona")
 

@@ -70,12 +70,17 @@ class Persona(Record):
 
 
 class PersonaRecord(Record):
-    """A user's persona and the reviews that it was inferred from (none for a random persona)."""
+    """A user's persona and the reviews that it was inferred from (none for a random persona).
+
+    Attributes:
+        config: Digest of everything that decides what is inferred; records of another config are not reused.
+    """
 
     user_id: str
     persona: Persona
     review_ids: list[str] = []
     source: Literal["ailo", "random", "release"] = "ailo"
+    config: str = ""
 
 
 class Task(Record):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
+from ..core.artifacts import digest
 from ..core.quoting import one_line
 from ..core.schema import Item, Message, Persona, PersonaRecord, Review
 from ..llm.client import ChatClient
@@ -22,6 +24,7 @@ RECAGENT_GRID = {
 }
 
 ACTIVITY_TYPES = {"quick": "Efficiency-seeking", "curious": "Exploration-oriented", "careful": "Detail-oriented"}
+QUESTIONS = ("interests", "orientations", "language", "activities", "activity_type")  # the last one is answered in a word
 ANSWER_TOKENS = 40
 
 
@@ -47,9 +50,25 @@ def render_reviews(reviews: Sequence[Review], items: dict[str, Item]) -> str:
 
 
 async def infer_persona(
-    client: ChatClient, user_id: str, reviews: Sequence[Review], items: dict[str, Item], *, max_reviews: int, noun: str
+    client: ChatClient,
+    user_id: str,
+    reviews: Sequence[Review],
+    items: dict[str, Item],
+    *,
+    max_reviews: int,
+    noun: str,
+    known: PersonaRecord | None = None,
 ) -> PersonaRecord:
     """Infer the four dimensions from the user's first `max_reviews` reviews.
+
+    Args:
+        client: The `persona` endpoint.
+        user_id: Whose.
+        reviews: Of all users.
+        items: What is reviewed, by id.
+        max_reviews: So many are read, the first ones.
+        noun: What is sought, e.g. "book".
+        known: What an earlier run inferred; kept if it rests on the same model, prompts, reviews and rules.
 
     Raises:
         EndpointError: See `ChatClient.complete`.
@@ -61,15 +80,19 @@ async def infer_persona(
         content = render("persona_reviews", noun=noun, reviews=text, question=render(f"persona_{question}", noun=noun))
         return [{"role": "system", "content": load_prompt("persona_system")}, {"role": "user", "content": content}]
 
+    config = digest([client.identity, [ask(name) for name in QUESTIONS], Path(__file__).read_text(encoding="utf-8")])
+    if known and known.config == config:
+        return known
     # one narrow question after the other: the reviews stand first, so a server reads them only once
     answers = {}
-    for name in ("interests", "orientations", "language", "activities"):
+    for name in QUESTIONS[:-1]:
         answer = await client.complete(ask(name), max_tokens=ANSWER_TOKENS, stop=["\n"])
         answers[name] = tidy_sentence(answer.text)
-    word = (await client.complete(ask("activity_type"), max_tokens=4)).text.lower()
+    word = (await client.complete(ask(QUESTIONS[-1]), max_tokens=4)).text.lower()
     kind = next((kind for name, kind in ACTIVITY_TYPES.items() if name in word), ACTIVITY_TYPES["curious"])
     persona = Persona(**{**answers, "activities": f"{kind}. {answers['activities']}"})
-    return PersonaRecord(user_id=user_id, persona=persona, review_ids=[review.review_id for review in own])
+    ids = [review.review_id for review in own]
+    return PersonaRecord(user_id=user_id, persona=persona, review_ids=ids, config=config)
 
 
 def tidy_sentence(text: str) -> str:

@@ -29,7 +29,7 @@ def review(number, user="u1", rating=5.0, text="Good.", title="Yes"):
 def infer(study):
     """Infers u1's persona; the model answers each question with its name, and the type with `kind`."""
 
-    def infer(reviews, *, max_reviews=5, kind="curious", answers=None):
+    def infer(reviews, *, max_reviews=5, kind="curious", answers=None, known=None):
         texts = {name: f"Something about {name}." for name in QUESTIONS} | (answers or {})
         asked = {render(f"persona_{name}", noun="book"): text for name, text in texts.items()}
 
@@ -40,7 +40,7 @@ def infer(study):
 
         study.endpoint.answer = answer
         client = study.client("persona")
-        return study.run(infer_persona(client, "u1", reviews, ITEMS, max_reviews=max_reviews, noun="book"))
+        return study.run(infer_persona(client, "u1", reviews, ITEMS, max_reviews=max_reviews, noun="book", known=known))
 
     return infer
 
@@ -53,6 +53,15 @@ def test_persona_holds_the_answer_to_each_question(infer):
     assert persona.interests == "Something about interests."
     assert persona.language == "Something about language."
     assert persona.orientations == "Something about orientations."
+
+
+def test_a_record_of_an_earlier_run_is_kept_if_it_rests_on_the_same(infer, study, monkeypatch):
+    record = infer([review(0), review(1)])
+    known = record.model_copy(update={"persona": record.persona.model_copy(update={"interests": "As it was."})})
+    assert infer([review(0), review(1)], known=known) is known
+    assert infer([review(0), review(2)], known=known).persona.interests == record.persona.interests  # other reviews
+    monkeypatch.setattr("ecpo_utils.data.personas.load_prompt", lambda name: "Another system prompt.")
+    assert infer([review(0), review(1)], known=known).config != record.config
 
 
 @pytest.mark.parametrize("kind", ACTIVITY_TYPES)
