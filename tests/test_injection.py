@@ -272,7 +272,7 @@ def test_a_review_changes_no_message_or_role_of_the_persona_model(study, text):
     plain, record = infer(PLAIN)
     injected, record_then = infer(text)
     check(plain, injected, ("question:", "reviewsbyoneperson"))
-    assert record == record_then
+    assert record.persona == record_then.persona
     for body in injected:  # a review is one line, however long its text
         lines = body["messages"][1]["content"].split("\n")
         assert len(lines) == 5 and all(line.startswith("- ") for line in lines[1:3])

@@ -173,7 +173,8 @@ def test_axes_of_rates_start_at_zero(figures, name):
 def test_a_figure_says_its_profile(figures, name):
     figures[name].draw_without_rendering()
     note = figures[name].texts[-1]
-    assert note.get_text().splitlines()[-1] == ("profile cpu" if name in ("separation", "diversity") else "quick profile: a few tasks, not results")
+    last = note.get_text().splitlines()[-1]
+    assert last == ("profile cpu" if name in ("separation", "diversity") else "quick profile: a few tasks, not results")
     assert note.get_window_extent().y1 <= min(axis.get_tightbbox().y0 for axis in figures[name].axes)  # beneath all labels
 
 
