@@ -38,7 +38,7 @@ def sha256_file(path: Path) -> str:
 def digest(value: object, length: int = 16) -> str:
     """Short hex digest of anything JSON can hold, independent of key order."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:length]
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:length]  # half a character may stand in a review
 
 
 @contextlib.contextmanager
