@@ -25,6 +25,8 @@ ITEM = Item(item_id="B1", title="Emma", categories=["Books"], description="By Ja
 class Client:
     """Answers with `text`, or raises; keeps the prompts."""
 
+    identity = "stub"
+
     def __init__(self, text="A matchmaker errs. She learns.", error=None):
         self.text, self.error, self.prompts = text, error, []
         self.endpoint = type("Endpoint", (), {"max_concurrency": 2})
