@@ -110,6 +110,7 @@ def test_folder_gives_the_personas_and_tasks_that_the_builtin_data_give(run):
         personas = asyncio.run(preparation.prepare_personas(run))
         found[source] = personas, preparation.prepare_tasks(run), list(run.client.prompts)
         run.client.prompts.clear()
+        run.paths.personas("book").unlink()  # kept personas are not asked again
     assert found["folder"] == found["builtin"]
 
 
