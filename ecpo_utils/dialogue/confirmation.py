@@ -61,7 +61,9 @@ class Confirmer:
         self.embedder = embedder
         self.mode = mode
 
-    async def confirm(self, target: Item, domain: Domain, history: list[Message], *, meter: Meter | None = None) -> Confirmation:
+    async def confirm(
+        self, target: Item, domain: Domain, history: list[Message], *, meter: Meter | None = None, reasons: bool = True
+    ) -> Confirmation:
         """Score the last reply of `history`; one that cannot be scored keeps the error, never a 0.
 
         Args:
@@ -69,6 +71,7 @@ class Confirmer:
             domain: Of the target.
             history: Messages so far; the last one is the agent's reply to be judged.
             meter: Counts the calls.
+            reasons: Whether mode "narrow" words them, which takes a call each.
         """
         context = _context(target, domain, history, tell_named=True)
         if self.mode == "full":
@@ -77,7 +80,7 @@ class Confirmer:
             evidence = await self.gather(target, domain, history, meter=meter)
         except ParseError as error:
             return Confirmation(error=str(error))
-        return await self._from_evidence(evidence, context, history, meter)
+        return await self._from_evidence(evidence, context if reasons else None, history, meter)
 
     async def gather(self, target: Item, domain: Domain, history: list[Message], *, meter: Meter | None = None) -> dict[str, float]:
         """What is known about the last reply: three log-odds of "yes", three cosines, whether it names the target."""
@@ -91,12 +94,14 @@ class Confirmer:
             "names_target": float(mentions_title(history[-1]["content"], target.title)),
         }
 
-    async def _from_evidence(self, evidence: dict[str, float], context: str, history: list[Message], meter: Meter | None) -> Confirmation:
-        """Scores by the fitted weights; the model words the reasons for coherence and guidance."""
+    async def _from_evidence(
+        self, evidence: dict[str, float], context: str | None, history: list[Message], meter: Meter | None
+    ) -> Confirmation:
+        """Scores by the fitted weights; the model words the reasons for coherence and guidance, if it is given a context."""
         probabilities = {name: faultless_probability(name, evidence) for name in MAXIMA}
         scores = {name: score_probability(name, value) for name, value in probabilities.items()}
         reasons = dict.fromkeys(MAXIMA, "")
-        for name in (name for name, score in scores.items() if score < MAXIMA[name]):
+        for name in (name for name, score in scores.items() if context is not None and score < MAXIMA[name]):
             if name == "flexibility":  # what was missed is known word for word; a small model quotes the assistant instead
                 reasons[name] = render("confirm_reason_flexibility", said=history[-2]["content"])
                 continue

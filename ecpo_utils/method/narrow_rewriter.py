@@ -1,13 +1,14 @@
 """Rewriting in steps, for rewriters too small to repair a reply at once: they write single sentences, rules say which. Paper: section 2.2.
 
 A model of 1.5B parameters that is shown a reply and its faults mostly copies the reply. So each fault calls for one piece: a missed message
-for an opening that takes it up, a reply out of context for other entries and what they are about, a missing next step for a question.
+for an opening that takes it up, a reply out of context for other entries and what they are about. A question that leads on ends every
+repair and is the smallest of them.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 from ..core.matching import mentions_title, normalise, says_again
 from ..core.quoting import quote_for_users
@@ -23,6 +24,7 @@ PROMPTS = (*(f"narrow_rewrite_{purpose}_{part}" for purpose in PURPOSES for part
            "narrow_rewrite_entry", "narrow_rewrite_so_far")  # fmt: skip
 MAX_ENTRIES = 6  # that the model reads, the latest ones
 NUM_RECOMMENDED = 2
+NEXT_STEP = "offer a next step"
 MAX_WORDS = 80  # about as many as an agent may write in one action
 LAST_MESSAGES = 3  # of the customer
 LONG_WORD = 5  # letters: of shorter words any two sentences share some
@@ -43,8 +45,8 @@ class NarrowRewriter:
         self.client = client
         self.meter = meter
 
-    async def rewrite(self, row: Trajectory, turn: Turn, seen: Sequence[Item], *, is_error: bool) -> tuple[str, Action]:
-        """What is changed, in words, and the repaired action.
+    async def repairs(self, row: Trajectory, turn: Turn, seen: Sequence[Item], *, is_error: bool) -> AsyncIterator[tuple[str, Action]]:
+        """Repaired actions, each with what is changed in words: the smallest change first, last all that the faults call for.
 
         Args:
             row: The dialogue.
@@ -60,25 +62,31 @@ class NarrowRewriter:
         repeats = says_again(turn.reply or "", earlier)
         kept = "" if is_error or repeats else parse_action(turn.steps[-1].output).argument
         kind = turn.steps[-1].action.type if kept else "ask"
-        changes, opening, question, bodies = [], "", "", [kept]
+        body = _QUESTION_AT_END.sub("", kept)
+        changes, opening, question = [NEXT_STEP], "", ""
+        if kept:
+            question = await self._question(turn, body)
+            yield NEXT_STEP, _put_together(kind, "", [body], question)
         if ec.flexibility < 2 or not kept:
-            changes.append("take up what the user said")
+            changes.insert(0, "take up what the user said")
             opening = await self._sentence("opening", quote_for_users(turn.user_message))
             if refuses(opening) or echoes(normalise(opening), normalise(turn.user_message)):
                 opening = ""
+            if opening and kept:
+                yield "; ".join(changes), _put_together(kind, opening, [body], question)
         entries = [item for item in seen if not any(mentions_title(each.reply or "", item.title) for each in earlier)]
         if entries and (ec.coherence < 2 or not kept):
-            changes.append("recommend what fits")
+            changes.insert(-1, "recommend what fits")
             said = [each.user_message for each in row.turns[: turn.index + 1]][-LAST_MESSAGES:]
-            kind, bodies = "recommend", await self._recommend(" / ".join(said), entries[:MAX_ENTRIES])
-        if ec.guidance < 1 or bodies != [kept] or not kept:
-            changes.append("offer a next step")
-            bodies = [_QUESTION_AT_END.sub("", body) if body == kept else body for body in bodies]
-            values = {"said": quote_for_users(turn.user_message), "answer": quote_for_users(f"{opening} {bodies[0]}".strip())}
-            question = await self._sentence("question", render("narrow_rewrite_so_far", **values))
-        forms = [f"{begin} {body} {question}".split() for begin, body in ((opening, bodies[0]), (opening, bodies[-1]), ("", bodies[-1]))]
-        words = next((form for form in forms if len(form) <= MAX_WORDS), forms[-1])
-        return "; ".join(changes), parse_action(render_action(Action(type=kind, argument=" ".join(words))))
+            bodies = await self._recommend(" / ".join(said), entries[:MAX_ENTRIES])
+            question = await self._question(turn, f"{opening} {bodies[0]}".strip())
+            yield "; ".join(changes), _put_together("recommend", opening, bodies, question)
+        elif not kept:
+            yield "; ".join(changes), _put_together("ask", opening, [""], await self._question(turn, opening))
+
+    async def _question(self, turn: Turn, answer: str) -> str:
+        values = {"said": quote_for_users(turn.user_message), "answer": quote_for_users(answer)}
+        return await self._sentence("question", render("narrow_rewrite_so_far", **values))
 
     async def _recommend(self, said: str, entries: Sequence[Item]) -> list[str]:
         """The entries that suit best, each with a sentence on what it is about; second, in fewer words."""
@@ -112,6 +120,13 @@ class NarrowRewriter:
     def _messages(self, purpose: str, text: str) -> list[Message]:
         system = {"role": "system", "content": load_prompt(f"narrow_rewrite_{purpose}_system")}
         return [system, *load_examples(f"narrow_rewrite_{purpose}_examples"), {"role": "user", "content": text}]
+
+
+def _put_together(kind: str, opening: str, bodies: Sequence[str], question: str) -> Action:
+    """An action of the pieces; of one that grows too long the shorter body, then no opening."""
+    forms = [f"{begin} {body} {question}".split() for begin, body in ((opening, bodies[0]), (opening, bodies[-1]), ("", bodies[-1]))]
+    words = next((form for form in forms if len(form) <= MAX_WORDS), forms[-1])
+    return parse_action(render_action(Action(type=kind, argument=" ".join(words))))
 
 
 def refuses(text: str) -> bool:

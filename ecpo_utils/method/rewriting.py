@@ -77,8 +77,9 @@ async def rewrite_turns(
         threshold: Lambda, 0-5: turns scored at or under it.
         path: The records' file.
         mode: "full": the rewriter writes the whole action, as in the paper; "narrow": single sentences, for small models.
-        confirmer: Scores each rewrite in its place; one that scores no higher than the original makes no pair. None, as in
-            the paper: every rewrite is taken to be better.
+        confirmer: Scores each rewrite in its place; one that scores no higher than the original makes no pair, and mode
+            "narrow" ends with the smallest change that scores above the threshold. None, as in the paper: every rewrite is
+            taken to be better.
 
     Returns:
         One record per turn, in the order of the dialogues; those that make no pair say why.
@@ -87,7 +88,7 @@ async def rewrite_turns(
         TrainingError: If no turn is scored that low.
         EndpointError: If no further call can succeed, or the endpoint failed on five replies in a row; finished records stay.
     """
-    selected, config = select_turns(rows, threshold), _config(client, mode, confirmer)
+    selected, config = select_turns(rows, threshold), _config(client, mode, threshold, confirmer)
     # the dialogue's own digest stands for how a confirmation is made
     wanted = {(row.task_id, turn.index): _blank(row, turn, digest([config, row.config]) if confirmer else config) for row, turn in selected}
     old = {(r.task_id, r.turn): r for r in load_resumable(path, Rewrite)}
@@ -98,7 +99,7 @@ async def rewrite_turns(
     async def one(pair: tuple[Trajectory, Turn]) -> None:
         row, turn = pair
         key = row.task_id, turn.index
-        record = await _rewrite(row, turn, wanted[key], client, items, titles, mode, confirmer)
+        record = await _rewrite(row, turn, wanted[key], client, items, titles, mode, threshold, confirmer)
         append_jsonl(path, record)
         done[key] = record
         fault = record.thought if record.dropped == ENDPOINT_ERROR else None
@@ -111,10 +112,11 @@ async def rewrite_turns(
     return records
 
 
-def _config(client: ChatClient, mode: RewriterMode, confirmer: Confirmer | None) -> str:
+def _config(client: ChatClient, mode: RewriterMode, threshold: int, confirmer: Confirmer | None) -> str:
     texts = [load_prompt(name) for name in (PROMPTS if mode == "full" else narrow_rewriter.PROMPTS)]
     code = [Path(module).read_text("utf-8") for module in (__file__, narrow_rewriter.__file__)]
-    return digest([client.identity, mode, confirmer and [confirmer.client.identity, confirmer.mode], texts, code])
+    aim = threshold if mode == "narrow" and confirmer else None  # where the search for the smallest change ends
+    return digest([client.identity, mode, aim, confirmer and [confirmer.client.identity, confirmer.mode], texts, code])
 
 
 async def _rewrite(
@@ -125,20 +127,31 @@ async def _rewrite(
     items: Mapping[str, Item],
     titles: Mapping[str, str],
     mode: RewriterMode,
+    threshold: int,
     confirmer: Confirmer | None,
 ) -> Rewrite:
-    """One reply and its repair, with the reason why it makes no pair, if so."""
+    """One reply and its repair, with the reason why it makes no pair, if so.
+
+    Of several repairs the first with which the user is satisfied (above the threshold), else the one scored highest; where none is
+    scored, the last.
+    """
     if not record.original.strip():
         return record.model_copy(update={"dropped": "empty original"})
     seen, meter = _seen_items(row, turn, items), Meter()
     try:
         if mode == "narrow":
-            thought, action = await NarrowRewriter(client, meter).rewrite(row, turn, seen, is_error=is_system_error(turn))
+            repairs = NarrowRewriter(client, meter).repairs(row, turn, seen, is_error=is_system_error(turn))
         else:
-            thought, action = await _rewrite_whole(row, turn, record, seen, client, meter)
-        found = _checked(record, thought, action, row, turn, seen, titles)
-        if confirmer and found.dropped is None:
-            found = await _confirmed(found, row, turn, confirmer, meter)
+            repairs = _rewrite_whole(row, turn, record, seen, client, meter)
+        found = None
+        async for thought, action in repairs:
+            tried = _checked(record, thought, action, row, turn, seen, titles)
+            if confirmer and tried.dropped is None:
+                tried = await _confirmed(tried, row, turn, confirmer, meter)
+            if found is None or not confirmer or _is_better(tried, found):
+                found = tried
+            if confirmer and found.dropped is None and found.score_after > threshold:
+                break  # the smallest change that satisfies
     except EndpointError as error:
         if error.fatal:
             raise
@@ -159,14 +172,19 @@ async def _rewrite_whole(
     ]
     text = (await client.complete(messages, max_tokens=REWRITE_TOKENS, meter=meter)).text
     match = _ANSWER.search(text)
-    return ((match and match["thought"]) or "").strip(), parse_action(match["action"] if match else text)
+    yield ((match and match["thought"]) or "").strip(), parse_action(match["action"] if match else text)
+
+
+def _is_better(new: Rewrite, old: Rewrite) -> bool:
+    """Whether another repair of a reply makes the better pair; of two alike the smaller change, which came first."""
+    return (new.dropped is None, new.score_after or 0) > (old.dropped is None, old.score_after or 0)
 
 
 async def _confirmed(record: Rewrite, row: Trajectory, turn: Turn, confirmer: Confirmer, meter: Meter) -> Rewrite:
     """The rewrite with the score that the user gives it in the original's place."""
     reply = parse_action(record.rewritten).argument
     history = [*spoken_before(row, turn), {"role": "assistant", "content": reply}]
-    confirmation = await confirmer.confirm(row.target, row.domain, history, meter=meter)
+    confirmation = await confirmer.confirm(row.target, row.domain, history, meter=meter, reasons=False)
     after = confirmation.satisfaction
     dropped = "not scored" if after is None else None if after > record.score else "no better score"
     return record.model_copy(update={"score_after": after, "dropped": dropped})
