@@ -45,8 +45,10 @@ class NarrowRewriter:
         self.client = client
         self.meter = meter
 
-    async def repairs(self, row: Trajectory, turn: Turn, seen: Sequence[Item], *, is_error: bool) -> AsyncIterator[tuple[str, Action]]:
-        """Repaired actions, each with what is changed in words: the smallest change first, last all that the faults call for.
+    async def repairs(
+        self, row: Trajectory, turn: Turn, seen: Sequence[Item], *, is_error: bool
+    ) -> AsyncIterator[list[tuple[str, Action]]]:
+        """Repaired actions, each with what is changed in words: first those that keep the reply and add to it, then that with other entries.
 
         Args:
             row: The dialogue.
@@ -63,26 +65,28 @@ class NarrowRewriter:
         kept = "" if is_error or repeats else parse_action(turn.steps[-1].output).argument
         kind = turn.steps[-1].action.type if kept else "ask"
         body = _QUESTION_AT_END.sub("", kept)
-        changes, opening, question = [NEXT_STEP], "", ""
+        changes, added, opening, question = [NEXT_STEP], [], "", ""
         if kept:
             question = await self._question(turn, body)
-            yield NEXT_STEP, _put_together(kind, "", [body], question)
+            added.append((NEXT_STEP, _put_together(kind, "", [body], question)))
         if ec.flexibility < 2 or not kept:
             changes.insert(0, "take up what the user said")
             opening = await self._sentence("opening", quote_for_users(turn.user_message))
             if refuses(opening) or echoes(normalise(opening), normalise(turn.user_message)):
                 opening = ""
             if opening and kept:
-                yield "; ".join(changes), _put_together(kind, opening, [body], question)
+                added.append(("; ".join(changes), _put_together(kind, opening, [body], question)))
+        if added:
+            yield added
         entries = [item for item in seen if not any(mentions_title(each.reply or "", item.title) for each in earlier)]
         if entries and (ec.coherence < 2 or not kept):
             changes.insert(-1, "recommend what fits")
             said = [each.user_message for each in row.turns[: turn.index + 1]][-LAST_MESSAGES:]
             bodies = await self._recommend(" / ".join(said), entries[:MAX_ENTRIES])
             question = await self._question(turn, f"{opening} {bodies[0]}".strip())
-            yield "; ".join(changes), _put_together("recommend", opening, bodies, question)
+            yield [("; ".join(changes), _put_together("recommend", opening, bodies, question))]
         elif not kept:
-            yield "; ".join(changes), _put_together("ask", opening, [""], await self._question(turn, opening))
+            yield [("; ".join(changes), _put_together("ask", opening, [""], await self._question(turn, opening)))]
 
     async def _question(self, turn: Turn, answer: str) -> str:
         values = {"said": quote_for_users(turn.user_message), "answer": quote_for_users(answer)}

@@ -78,7 +78,7 @@ async def rewrite_turns(
         path: The records' file.
         mode: "full": the rewriter writes the whole action, as in the paper; "narrow": single sentences, for small models.
         confirmer: Scores each rewrite in its place; one that scores no higher than the original makes no pair, and mode
-            "narrow" ends with the smallest change that scores above the threshold. None, as in the paper: every rewrite is
+            "narrow" tries larger changes only where smaller ones score no higher. None, as in the paper: every rewrite is
             taken to be better.
 
     Returns:
@@ -88,7 +88,7 @@ async def rewrite_turns(
         TrainingError: If no turn is scored that low.
         EndpointError: If no further call can succeed, or the endpoint failed on five replies in a row; finished records stay.
     """
-    selected, config = select_turns(rows, threshold), _config(client, mode, threshold, confirmer)
+    selected, config = select_turns(rows, threshold), _config(client, mode, confirmer)
     # the dialogue's own digest stands for how a confirmation is made
     wanted = {(row.task_id, turn.index): _blank(row, turn, digest([config, row.config]) if confirmer else config) for row, turn in selected}
     old = {(r.task_id, r.turn): r for r in load_resumable(path, Rewrite)}
@@ -99,7 +99,7 @@ async def rewrite_turns(
     async def one(pair: tuple[Trajectory, Turn]) -> None:
         row, turn = pair
         key = row.task_id, turn.index
-        record = await _rewrite(row, turn, wanted[key], client, items, titles, mode, threshold, confirmer)
+        record = await _rewrite(row, turn, wanted[key], client, items, titles, mode, confirmer)
         append_jsonl(path, record)
         done[key] = record
         fault = record.thought if record.dropped == ENDPOINT_ERROR else None
@@ -112,11 +112,10 @@ async def rewrite_turns(
     return records
 
 
-def _config(client: ChatClient, mode: RewriterMode, threshold: int, confirmer: Confirmer | None) -> str:
+def _config(client: ChatClient, mode: RewriterMode, confirmer: Confirmer | None) -> str:
     texts = [load_prompt(name) for name in (PROMPTS if mode == "full" else narrow_rewriter.PROMPTS)]
     code = [Path(module).read_text("utf-8") for module in (__file__, narrow_rewriter.__file__)]
-    aim = threshold if mode == "narrow" and confirmer else None  # where the search for the smallest change ends
-    return digest([client.identity, mode, aim, confirmer and [confirmer.client.identity, confirmer.mode], texts, code])
+    return digest([client.identity, mode, confirmer and [confirmer.client.identity, confirmer.mode], texts, code])
 
 
 async def _rewrite(
@@ -127,13 +126,12 @@ async def _rewrite(
     items: Mapping[str, Item],
     titles: Mapping[str, str],
     mode: RewriterMode,
-    threshold: int,
     confirmer: Confirmer | None,
 ) -> Rewrite:
     """One reply and its repair, with the reason why it makes no pair, if so.
 
-    Of several repairs the first with which the user is satisfied (above the threshold), else the one scored highest; where none is
-    scored, the last.
+    Of several repairs the one that the user scores highest; larger changes are tried only where no smaller one makes a pair. Without a
+    confirmer the largest.
     """
     if not record.original.strip():
         return record.model_copy(update={"dropped": "empty original"})
@@ -144,14 +142,15 @@ async def _rewrite(
         else:
             repairs = _rewrite_whole(row, turn, record, seen, client, meter)
         found = None
-        async for thought, action in repairs:
-            tried = _checked(record, thought, action, row, turn, seen, titles)
-            if confirmer and tried.dropped is None:
-                tried = await _confirmed(tried, row, turn, confirmer, meter)
-            if found is None or not confirmer or _is_better(tried, found):
-                found = tried
-            if confirmer and found.dropped is None and found.score_after > threshold:
-                break  # the smallest change that satisfies
+        async for step in repairs:
+            for thought, action in step:
+                tried = _checked(record, thought, action, row, turn, seen, titles)
+                if confirmer and tried.dropped is None:
+                    tried = await _confirmed(tried, row, turn, confirmer, meter)
+                if found is None or not confirmer or _is_better(tried, found):
+                    found = tried
+            if confirmer and found.dropped is None:
+                break  # no larger change than is needed
     except EndpointError as error:
         if error.fatal:
             raise
@@ -172,7 +171,7 @@ async def _rewrite_whole(
     ]
     text = (await client.complete(messages, max_tokens=REWRITE_TOKENS, meter=meter)).text
     match = _ANSWER.search(text)
-    yield ((match and match["thought"]) or "").strip(), parse_action(match["action"] if match else text)
+    yield [(((match and match["thought"]) or "").strip(), parse_action(match["action"] if match else text))]
 
 
 def _is_better(new: Rewrite, old: Rewrite) -> bool:

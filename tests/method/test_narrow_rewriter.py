@@ -53,7 +53,8 @@ def scored(row, index, **scores):
 
 def test_a_missed_message_is_taken_up_before_what_was_said(make_row, rewrite):
     (record, _), asked = rewrite(scored(make_row(), 0, flexibility=0))
-    assert record.rewritten == "Ask[Alone it shall be. Alone or together?]" and record.thought == "take up what the user said"
+    assert record.rewritten == "Ask[Alone it shall be. Does that come close?]"
+    assert record.thought == "take up what the user said; offer a next step"
     assert ("opening", "A game, please.") in asked and record.dropped is None
 
 
