@@ -48,7 +48,7 @@ class NarrowRewriter:
     async def repairs(
         self, row: Trajectory, turn: Turn, seen: Sequence[Item], *, is_error: bool
     ) -> AsyncIterator[list[tuple[str, Action]]]:
-        """Repaired actions, each with what is changed in words: first those that keep the reply and add to it, then that with other entries.
+        """Repaired actions, each with what is changed in words: first those that add to the reply, then the one with other entries.
 
         Args:
             row: The dialogue.
