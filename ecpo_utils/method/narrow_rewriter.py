@@ -1,20 +1,21 @@
 """Rewriting in steps, for rewriters too small to repair a reply at once: they write single sentences, rules say which. Paper: section 2.2.
 
-A model of 1.5B parameters that is shown a reply and its faults mostly copies the reply. So each fault calls for one piece: a missed message
-for an opening that takes it up, a reply out of context for other entries and what they are about. A question that leads on ends every
-repair and is the smallest of them.
+A model of 1.5B parameters that is shown a reply and its faults mostly copies the reply. So it writes single sentences that are added to the
+reply: a question that leads on in place of the last one, and an opening where the user's message was missed. Nothing else changes, for a
+small policy cannot learn from a few hundred pairs which entries suit; only an error, or what was said before, makes way for other entries.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
 from ..core.matching import mentions_title, normalise, says_again
 from ..core.quoting import quote_for_users
 from ..core.schema import Action, Item, Message, Trajectory, Turn
 from ..dialogue.agents.actions import parse_action, render_action
 from ..dialogue.agents.base import render_items
+from ..dialogue.confirmation import MAXIMA
 from ..dialogue.simulator import echoes
 from ..llm.client import ChatClient, Meter
 from ..llm.prompts import load_examples, load_prompt, render
@@ -24,12 +25,12 @@ PROMPTS = (*(f"narrow_rewrite_{purpose}_{part}" for purpose in PURPOSES for part
            "narrow_rewrite_entry", "narrow_rewrite_so_far")  # fmt: skip
 MAX_ENTRIES = 6  # that the model reads, the latest ones
 NUM_RECOMMENDED = 2
-NEXT_STEP = "offer a next step"
+UPTAKE, NEXT_STEP = "take up what the user said", "offer a next step"
 MAX_WORDS = 80  # about as many as an agent may write in one action
 LAST_MESSAGES = 3  # of the customer
 LONG_WORD = 5  # letters: of shorter words any two sentences share some
 SENTENCE_TOKENS = {"opening": 20, "pitch": 32, "question": 20}
-_QUESTION_AT_END = re.compile(r"\s*[^.!?\"\u201d]*\?\s*$")
+_QUESTION_AT_END = re.compile(r"\s*[^.!?\"\u201d]*\w\s*\?\s*$")  # not the mark behind a title
 _REFUSAL = re.compile(
     r"\b(can(no|['\u2019])t|can not|(am|['\u2019]m) (unable|not able) to) (assist|help(?! (but|\w+ing)\b)|fulfil|provide|do that)"
     r"|\bas an ai\b",
@@ -45,10 +46,8 @@ class NarrowRewriter:
         self.client = client
         self.meter = meter
 
-    async def repairs(
-        self, row: Trajectory, turn: Turn, seen: Sequence[Item], *, is_error: bool
-    ) -> AsyncIterator[list[tuple[str, Action]]]:
-        """Repaired actions, each with what is changed in words: first those that add to the reply, then the one with other entries.
+    async def repairs(self, row: Trajectory, turn: Turn, seen: Sequence[Item], *, is_error: bool) -> list[tuple[str, Action]]:
+        """Repaired actions, each with what is changed in words; the last one changes most.
 
         Args:
             row: The dialogue.
@@ -60,33 +59,32 @@ class NarrowRewriter:
             EndpointError: If the endpoint fails.
             ParseError: If it answers none of the words asked for.
         """
-        ec, earlier = turn.confirmation, row.turns[: turn.index]
-        repeats = says_again(turn.reply or "", earlier)
-        kept = "" if is_error or repeats else parse_action(turn.steps[-1].output).argument
-        kind = turn.steps[-1].action.type if kept else "ask"
-        body = _QUESTION_AT_END.sub("", kept)
-        changes, added, opening, question = [NEXT_STEP], [], "", ""
-        if kept:
-            question = await self._question(turn, body)
-            added.append((NEXT_STEP, _put_together(kind, "", [body], question)))
-        if ec.flexibility < 2 or not kept:
-            changes.insert(0, "take up what the user said")
-            opening = await self._sentence("opening", quote_for_users(turn.user_message))
-            if refuses(opening) or echoes(normalise(opening), normalise(turn.user_message)):
-                opening = ""
-            if opening and kept:
-                added.append(("; ".join(changes), _put_together(kind, opening, [body], question)))
-        if added:
-            yield added
-        entries = [item for item in seen if not any(mentions_title(each.reply or "", item.title) for each in earlier)]
-        if entries and (ec.coherence < 2 or not kept):
-            changes.insert(-1, "recommend what fits")
-            said = [each.user_message for each in row.turns[: turn.index + 1]][-LAST_MESSAGES:]
-            bodies = await self._recommend(" / ".join(said), entries[:MAX_ENTRIES])
-            question = await self._question(turn, f"{opening} {bodies[0]}".strip())
-            yield [("; ".join(changes), _put_together("recommend", opening, bodies, question))]
-        elif not kept:
-            yield [("; ".join(changes), _put_together("ask", opening, [""], await self._question(turn, opening)))]
+        earlier = row.turns[: turn.index]
+        if is_error or says_again(turn.reply or "", earlier):
+            return [await self._replace(row, turn, seen)]
+        action = parse_action(turn.steps[-1].output)
+        body = _QUESTION_AT_END.sub("", action.argument)
+        question = await self._question(turn, body)
+        found = [(NEXT_STEP, _put_together(action.type, "", [body], question))]
+        if turn.confirmation.flexibility < MAXIMA["flexibility"] and (opening := await self._opening(turn)):
+            found.append((f"{UPTAKE}; {NEXT_STEP}", _put_together(action.type, opening, [body], question)))
+        return found
+
+    async def _replace(self, row: Trajectory, turn: Turn, seen: Sequence[Item]) -> tuple[str, Action]:
+        """Another reply: entries that were not named yet, or a question where there are none."""
+        opening = await self._opening(turn)
+        entries = [item for item in seen if not any(mentions_title(each.reply or "", item.title) for each in row.turns[: turn.index])]
+        if not entries:
+            return f"{UPTAKE}; {NEXT_STEP}", _put_together("ask", opening, [""], await self._question(turn, opening))
+        said = [each.user_message for each in row.turns[: turn.index + 1]][-LAST_MESSAGES:]
+        bodies = await self._recommend(" / ".join(said), entries[:MAX_ENTRIES])
+        question = await self._question(turn, f"{opening} {bodies[0]}".strip())
+        return f"{UPTAKE}; recommend what fits; {NEXT_STEP}", _put_together("recommend", opening, bodies, question)
+
+    async def _opening(self, turn: Turn) -> str:
+        """A sentence that takes up the user's message; none where it refuses or only repeats it."""
+        opening = await self._sentence("opening", quote_for_users(turn.user_message))
+        return "" if refuses(opening) or echoes(normalise(opening), normalise(turn.user_message)) else opening
 
     async def _question(self, turn: Turn, answer: str) -> str:
         values = {"said": quote_for_users(turn.user_message), "answer": quote_for_users(answer)}

@@ -77,9 +77,8 @@ async def rewrite_turns(
         threshold: Lambda, 0-5: turns scored at or under it.
         path: The records' file.
         mode: "full": the rewriter writes the whole action, as in the paper; "narrow": single sentences, for small models.
-        confirmer: Scores each rewrite in its place; one that scores no higher than the original makes no pair, and mode
-            "narrow" tries larger changes only where smaller ones score no higher. None, as in the paper: every rewrite is
-            taken to be better.
+        confirmer: Scores each rewrite in its place; one that scores no higher than the original makes no pair. None, as in
+            the paper: every rewrite is taken to be better.
 
     Returns:
         One record per turn, in the order of the dialogues; those that make no pair say why.
@@ -130,34 +129,27 @@ async def _rewrite(
 ) -> Rewrite:
     """One reply and its repair, with the reason why it makes no pair, if so.
 
-    Of several repairs the one that the user scores highest; larger changes are tried only where no smaller one makes a pair. Without a
-    confirmer the largest.
+    Of several repairs the one that the user scores highest, the smaller change of two alike; without a confirmer the largest.
     """
     if not record.original.strip():
         return record.model_copy(update={"dropped": "empty original"})
     seen, meter = _seen_items(row, turn, items), Meter()
     try:
         if mode == "narrow":
-            repairs = NarrowRewriter(client, meter).repairs(row, turn, seen, is_error=is_system_error(turn))
+            repairs = await NarrowRewriter(client, meter).repairs(row, turn, seen, is_error=is_system_error(turn))
         else:
-            repairs = _rewrite_whole(row, turn, record, seen, client, meter)
-        found = None
-        async for step in repairs:
-            for thought, action in step:
-                tried = _checked(record, thought, action, row, turn, seen, titles)
-                if confirmer and tried.dropped is None:
-                    tried = await _confirmed(tried, row, turn, confirmer, meter)
-                if found is None or not confirmer or _is_better(tried, found):
-                    found = tried
-            if confirmer and found.dropped is None:
-                break  # no larger change than is needed
+            repairs = [await _rewrite_whole(row, turn, record, seen, client, meter)]
+        found = [_checked(record, thought, action, row, turn, seen, titles) for thought, action in (repairs if confirmer else repairs[-1:])]
+        if confirmer:
+            found = [await _confirmed(each, row, turn, confirmer, meter) if each.dropped is None else each for each in found]
     except EndpointError as error:
         if error.fatal:
             raise
         return record.model_copy(update={"dropped": ENDPOINT_ERROR, "thought": str(error)})
     except ParseError as error:
         return record.model_copy(update={"dropped": "unreadable answer", "thought": str(error)})
-    return found.model_copy(update={"usage": meter.by_role})
+    best = max(found, key=lambda each: (each.dropped is None, each.score_after or 0))
+    return best.model_copy(update={"usage": meter.by_role})
 
 
 async def _rewrite_whole(
@@ -171,12 +163,7 @@ async def _rewrite_whole(
     ]
     text = (await client.complete(messages, max_tokens=REWRITE_TOKENS, meter=meter)).text
     match = _ANSWER.search(text)
-    yield [(((match and match["thought"]) or "").strip(), parse_action(match["action"] if match else text))]
-
-
-def _is_better(new: Rewrite, old: Rewrite) -> bool:
-    """Whether another repair of a reply makes the better pair; of two alike the smaller change, which came first."""
-    return (new.dropped is None, new.score_after or 0) > (old.dropped is None, old.score_after or 0)
+    return ((match and match["thought"]) or "").strip(), parse_action(match["action"] if match else text)
 
 
 async def _confirmed(record: Rewrite, row: Trajectory, turn: Turn, confirmer: Confirmer, meter: Meter) -> Rewrite:
