@@ -6,6 +6,7 @@ from scripted_models import ITEMS, choice
 from ecpo_utils.core.errors import EndpointError
 from ecpo_utils.core.schema import Confirmation
 from ecpo_utils.dialogue.agents.base import SYSTEM_ERROR
+from ecpo_utils.dialogue.confirmation import Confirmer
 from ecpo_utils.llm.prompts import load_prompt
 from ecpo_utils.method.narrow_rewriter import MAX_WORDS, PURPOSES
 from ecpo_utils.method.rewriting import rewrite_turns
@@ -24,14 +25,14 @@ def said_of(item):
 def rewrite(study, tmp_path):
     """Narrow rewrites of one dialogue's turns; `answers` by purpose, where they are not the usual ones."""
 
-    def rewrite(row, *, suits="g2", **answers):
+    def rewrite(row, *, suits="g2", confirmer=None, **answers):
         asked = []
 
         def answer(body):
-            purpose, text = SYSTEMS[body["messages"][0]["content"]], body["messages"][-1]["content"]
+            purpose, text = SYSTEMS.get(body["messages"][0]["content"], "confirm"), body["messages"][-1]["content"]
             asked.append((purpose, text))
             if purpose in answers:
-                return answers[purpose]
+                return answers[purpose](text) if callable(answers[purpose]) else answers[purpose]
             entry = next((item for item in ITEMS if f"Entry: {item.title} (" in text), None)
             if purpose == "fit":
                 return choice(yes=0.9, no=0.1) if entry.item_id == suits else choice(no=0.9, yes=0.1)
@@ -39,10 +40,17 @@ def rewrite(study, tmp_path):
 
         study.endpoint.answer = answer
         client = study.client("rewriter", max_concurrency=1)
-        records = study.run(rewrite_turns([row], client, CATALOGUE, threshold=5, path=tmp_path / "rewrites.jsonl", mode="narrow"))
+        options = {"threshold": 5, "path": tmp_path / "rewrites.jsonl", "mode": "narrow", "confirmer": confirmer}
+        records = study.run(rewrite_turns([row], client, CATALOGUE, **options))
         return records, asked
 
     return rewrite
+
+
+def repeated(row):
+    """The same dialogue with the agent's first reply said a second time."""
+    row.turns[1].reply = row.turns[0].reply
+    return row
 
 
 def scored(row, index, **scores):
@@ -64,20 +72,44 @@ def test_a_missing_next_step_takes_the_place_of_the_last_question(make_row, rewr
     assert [purpose for purpose, _ in asked if purpose != "fit"][0] == "question"
 
 
-def test_a_reply_out_of_context_recommends_the_entries_that_suit_best(make_row, rewrite):
-    (_, record), asked = rewrite(scored(make_row(), 1, coherence=1), suits="g2")
+def test_a_title_at_the_end_keeps_its_mark(make_row, rewrite):
+    (_, record), _ = rewrite(scored(make_row(), 1, coherence=1))
+    assert record.rewritten == f'Recommend[How about "{CATALOGUE["g1"].title}"? Does that come close?]'
+
+
+@pytest.mark.parametrize(("yes_to", "expected"), [
+    ("come close", "Ask[Does that come close?]"),
+    ("Alone it shall", "Ask[Alone it shall be. Does that come close?]"),
+    ("nothing", None),
+])  # fmt: skip
+def test_the_user_chooses_between_repairs_and_of_two_alike_the_smaller_one(make_row, rewrite, study, monkeypatch, yes_to, expected):
+    monkeypatch.setattr("ecpo_utils.dialogue.confirmation.reply_similarities", lambda *args: {})
+    monkeypatch.setattr(
+        "ecpo_utils.dialogue.confirmation.faultless_probability", lambda name, evidence: float(evidence["asked_flexibility"] > 0)
+    )
+    row = scored(make_row(), 0, flexibility=0, guidance=0)
+    row.turns[1].confirmation = None  # not scored, not rewritten
+    confirmer = Confirmer(study.client("simulator"), None, "narrow")
+    confirm = lambda text: choice(yes=0.9, no=0.1) if yes_to in text else choice(no=0.9, yes=0.1)  # noqa: E731
+    (record,), asked = rewrite(row, confirmer=confirmer, confirm=confirm)
+    assert [text for purpose, text in asked if purpose == "confirm"] and not any("Finish the customer" in text for _, text in asked)
+    assert (record.rewritten, record.score_after) == (expected, 5) if expected else record.dropped == "no better score"
+
+
+def test_a_reply_that_says_again_what_was_said_makes_way_for_the_entries_that_suit_best(make_row, rewrite):
+    (_, record), asked = rewrite(scored(repeated(make_row()), 1, coherence=1), suits="g2", opening="")
     first, second = CATALOGUE["g2"], CATALOGUE["g1"]
     assert record.rewritten == (
         f'Recommend[How about "{first.title}"? {said_of(first)} Or "{second.title}"? {said_of(second)} Does that come close?]'
     )
-    assert record.thought == "recommend what fits; offer a next step"
+    assert record.thought == "take up what the user said; recommend what fits; offer a next step"
     fits = [text for purpose, text in asked if purpose == "fit"]
     assert len(fits) == 2 and all(text.startswith("Customer: A game, please. / Alone.\nEntry: ") for text in fits)
 
 
 def test_an_entry_that_the_agent_named_before_is_not_recommended_again(make_row, rewrite):
     row = scored(make_row(), 1, coherence=0)
-    row.turns[0].reply = f'How about "{CATALOGUE["g2"].title}"?'
+    row.turns[0].reply = row.turns[1].reply = f'How about "{CATALOGUE["g2"].title}"?'
     (_, record), _ = rewrite(row)
     assert CATALOGUE["g2"].title not in record.rewritten and CATALOGUE["g1"].title in record.rewritten
 
@@ -92,7 +124,7 @@ def test_an_error_or_a_repeated_reply_leaves_nothing_to_keep(make_row, rewrite, 
 
 
 def test_a_sentence_that_the_entry_does_not_say_is_left_out(make_row, rewrite):
-    (_, record), _ = rewrite(scored(make_row(), 1, coherence=0), pitch="It follows dragons through burning kingdoms.")
+    (_, record), _ = rewrite(scored(repeated(make_row()), 1, coherence=0), opening="", pitch="It follows dragons through burning kingdoms.")
     assert record.rewritten == f'Recommend[How about "{CATALOGUE["g2"].title}"? Or "{CATALOGUE["g1"].title}"? Does that come close?]'
 
 
@@ -114,14 +146,14 @@ def test_the_users_own_words_and_half_sentences_are_left_out(make_row, rewrite):
 def test_a_reply_that_grows_too_long_tells_less_of_the_second_entry(make_row, rewrite):
     words = " ".join(CATALOGUE["g2"].description.split()[:3])
     long = f"It has {words} {' and'.join([' and'] * 30)} {words}."
-    (_, record), _ = rewrite(scored(make_row(), 1, coherence=0), pitch=long)
+    (_, record), _ = rewrite(scored(repeated(make_row()), 1, coherence=0), opening="", pitch=long)
     assert len(record.rewritten.split()) <= MAX_WORDS and f'"{CATALOGUE["g1"].title}"? Does that' in record.rewritten
 
 
 def test_an_unreadable_answer_costs_one_reply_and_a_judge_without_probabilities_the_stage(make_row, rewrite):
-    (_, record), _ = rewrite(scored(make_row(), 1, coherence=0), fit=choice(maybe=1.0))
+    (_, record), _ = rewrite(scored(repeated(make_row()), 1, coherence=0), fit=choice(maybe=1.0))
     assert record.dropped == "unreadable answer" and "none of yes, no" in record.thought
-    row = scored(make_row("game/u2/g1"), 1, coherence=0)
+    row = scored(repeated(make_row("game/u2/g1")), 1, coherence=0)
     row.turns[1].user_message = "In company."
     with pytest.raises(EndpointError, match="no log-probabilities; set rewriter_mode to"):
         rewrite(row, fit="yes")
