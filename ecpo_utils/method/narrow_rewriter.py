@@ -31,6 +31,7 @@ LAST_MESSAGES = 3  # of the customer
 LONG_WORD = 5  # letters: of shorter words any two sentences share some
 SENTENCE_TOKENS = {"opening": 20, "pitch": 32, "question": 20}
 _QUESTION_AT_END = re.compile(r"\s*[^.!?\"\u201d]*\w\s*\?\s*$")  # not the mark behind a title
+_LAST_SENTENCE = re.compile(r"(?<=[.!?])\s+[^.!?]+[.!?]*$")
 _REFUSAL = re.compile(
     r"\b(can(no|['\u2019])t|can not|(am|['\u2019]m) (unable|not able) to) (assist|help(?! (but|\w+ing)\b)|fulfil|provide|do that)"
     r"|\bas an ai\b",
@@ -65,9 +66,10 @@ class NarrowRewriter:
         action = parse_action(turn.steps[-1].output)
         body = _QUESTION_AT_END.sub("", action.argument)
         question = await self._question(turn, body)
-        found = [(NEXT_STEP, _put_together(action.type, "", [body], question))]
+        bodies = [body, _LAST_SENTENCE.sub("", body)]
+        found = [(NEXT_STEP, _put_together(action.type, "", bodies, question))]
         if turn.confirmation.flexibility < MAXIMA["flexibility"] and (opening := await self._opening(turn)):
-            found.append((f"{UPTAKE}; {NEXT_STEP}", _put_together(action.type, opening, [body], question)))
+            found.append((f"{UPTAKE}; {NEXT_STEP}", _put_together(action.type, opening, bodies, question)))
         return found
 
     async def _replace(self, row: Trajectory, turn: Turn, seen: Sequence[Item]) -> tuple[str, Action]:

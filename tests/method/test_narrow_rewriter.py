@@ -150,6 +150,13 @@ def test_a_reply_that_grows_too_long_tells_less_of_the_second_entry(make_row, re
     assert len(record.rewritten.split()) <= MAX_WORDS and f'"{CATALOGUE["g1"].title}"? Does that' in record.rewritten
 
 
+def test_a_long_reply_gives_up_its_last_sentence_for_the_question(make_row, rewrite):
+    row = make_row()
+    row.turns[1].steps[-1].output = f'Recommend[{" ".join(["word"] * 60)}. {" ".join(["more"] * 18)}. Right?]'
+    (_, record), _ = rewrite(scored(row, 1, guidance=0))
+    assert record.rewritten == f'Recommend[{" ".join(["word"] * 60)}. Does that come close?]'
+
+
 def test_an_unreadable_answer_costs_one_reply_and_a_judge_without_probabilities_the_stage(make_row, rewrite):
     (_, record), _ = rewrite(scored(repeated(make_row()), 1, coherence=0), fit=choice(maybe=1.0))
     assert record.dropped == "unreadable answer" and "none of yes, no" in record.thought
