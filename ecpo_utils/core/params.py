@@ -48,6 +48,16 @@ class Endpoint(BaseModel):
     usd_per_million_completion_tokens: float = Field(0.0, ge=0)
 
     @property
+    def is_sold(self) -> bool:
+        """Whether calls go to OpenAI's own API; with an address of one's own nobody knows."""
+        return self.provider == "openai" and not self.urls
+
+    @property
+    def has_price(self) -> bool:
+        """Whether calls cost anything by these params."""
+        return self.usd_per_million_prompt_tokens + self.usd_per_million_completion_tokens > 0
+
+    @property
     def urls(self) -> list[str]:
         """The addresses that were given."""
         return [self.base_url] if isinstance(self.base_url, str) else list(self.base_url or [])
@@ -175,6 +185,13 @@ class Params(BaseModel):
                 raise ValueError(f"{name} has no number for {', '.join(missing)}")
             if name == "num_test_tasks" and 0 in (value.values() if isinstance(value, dict) else [value]):
                 raise ValueError("num_test_tasks is 0; at least one task is needed")
+        endpoints = {name: value for name, value in self if isinstance(value, Endpoint)} if self.max_spend_usd else {}
+        unpriced = [name for name, endpoint in endpoints.items() if endpoint.is_sold and not endpoint.has_price]
+        if unpriced:
+            raise ValueError(
+                f"max_spend_usd is {self.max_spend_usd:g}, but {', '.join(unpriced)} has no price, so nothing would be counted: "
+                "set usd_per_million_prompt_tokens and usd_per_million_completion_tokens"
+            )
         if self.data_source == "release" and not self.release_dir:
             raise ValueError("data_source is release: set release_dir to the folder that holds the release's task/")
         if self.data_source == "folder" and not self.data_dir:

@@ -153,3 +153,13 @@ def test_a_number_may_be_given_for_each_domain(values):
         build_params({**values, "num_test_tasks": {"book": 9}}, "test")
     with pytest.raises(ParamsError, match="num_test_tasks is 0"):
         build_params({**values, "num_test_tasks": 0}, "test")
+
+
+def test_a_spending_limit_needs_the_prices_of_what_is_sold(values):
+    sold = {"provider": "openai", "model": "gpt-4o-mini"}
+    limited = {**values, "max_spend_usd": 5.0}
+    with pytest.raises(ParamsError, match="max_spend_usd is 5, but judge has no price, so nothing would be counted: set usd_per_million"):
+        build_params({**limited, "judge": sold}, "here")
+    build_params({**values, "judge": sold}, "here")
+    build_params({**limited, "judge": {**sold, "usd_per_million_prompt_tokens": 0.15}}, "here")
+    build_params({**limited, "judge": {**sold, "base_url": "http://localhost:8000/v1"}}, "here")
