@@ -290,6 +290,16 @@ def test_report_of_a_table_without_rows_says_so(checkout, run):
     assert "Released logs" in page and "Nothing to show in this run" in page
 
 
+@pytest.mark.parametrize("rows", [100, 101])
+def test_report_shows_every_row_of_a_table_or_says_how_many_there_are(checkout, run, rows):
+    table = pd.DataFrame({"step": [f"step {i}" for i in range(rows)]})
+    save_exhibit(run.paths.figure("06_sgpt_curves"), table, run.provenance(), title="Curves")
+    run.finish()
+    write_report("quick")
+    page = (checkout / "runs" / "quick" / "report.html").read_text()
+    assert page.count("<td>step ") == 100 and ("The first 100 of 101 rows" in page) == (rows == 101)
+
+
 @pytest.mark.parametrize("scopes", [["book"], ["all"], ["book", "all"]])
 def test_report_shows_runs_of_one_domain_after_those_of_all(checkout, run, table, figures, scopes):
     for scope in scopes:
