@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from .core.artifacts import load_jsonl
-from .core.errors import ArtifactError, TrainingError
+from .core.errors import ArtifactError, ParamsError, TrainingError
 from .core.schema import Domain, PersonaRecord, Rewrite, Verdict
 from .evaluate import figures, reliability, tables, tuning_figures, tuning_tables
 from .evaluate.cases import case_table
@@ -209,6 +209,6 @@ def draw_exhibits(run: Run) -> tuple[dict[str, Drawing], dict[str, str]]:
     for exhibit in EXHIBITS:
         try:
             found[exhibit.name] = exhibit.draw(run)
-        except (ArtifactError, TrainingError) as error:  # that notebook was not run
+        except (ArtifactError, ParamsError, TrainingError) as error:  # that notebook was not run, or none of the domains is for it
             missing[exhibit.name] = str(error)
     return found, missing

@@ -191,6 +191,13 @@ def test_without_a_release_nothing_is_judged_and_one_without_the_experts_log_is_
     assert "set release_dir" in exhibits.draw_exhibits(run)[1]["05_released_logs"]
 
 
+def test_exhibits_of_domains_that_are_not_tuned_are_missing_and_the_others_are_drawn(run, release):
+    asyncio.run(judge_released(run))
+    run.params.tuning_domains = ["game"]
+    drawn, missing = exhibits.draw_exhibits(run)
+    assert "05_released_logs" in drawn and "none of the domains ['book'] is among tuning_domains ['game']" in missing["06_sgpt"]
+
+
 # planted flaws
 
 
