@@ -61,8 +61,8 @@ class Judge(ABC):
 
     @functools.cached_property
     def identity(self) -> str:
-        """Digest of the judge alone: its `config` on dialogues without words."""
-        return self.config((BLANK, BLANK))
+        """Digest of the judge alone: its `config` on dialogues without words, and `max_words`, which cuts nothing of these."""
+        return digest([self.config((BLANK, BLANK)), self.max_words])
 
     async def compare(self, pair: Pair, *, first: str, second: str) -> list[Verdict]:
         """The verdicts on a pair, one per order; one that cannot be scored keeps the reason, never a 0.
