@@ -57,8 +57,22 @@ def test_severity_grows_and_the_lighter_damage_is_part_of_the_heavier(flaw):
     for severity in SEVERITIES:
         found = replies(damage(ORIGINAL, flaw, severity, stranger=STRANGER, seed=3))
         hit.append({i for i, (old, new) in enumerate(zip(replies(ORIGINAL), found, strict=True)) if old != new})
-    assert hit[0] < hit[1] <= hit[2] or hit[0] == hit[1] < hit[2]
+    assert hit[0] < hit[1] < hit[2]
     assert len(hit[0]) == 1
+
+
+@pytest.mark.parametrize(
+    ("replies", "severities"), [(1, ["one"]), (2, ["one", "all"]), (3, ["one", "half", "all"]), (4, ["one", "half", "all"])]
+)
+def test_a_severity_that_damages_no_more_replies_than_a_lighter_one_is_left_out(replies, severities):
+    original = talk("t", *(f"Book {i}?" for i in range(replies)))
+    found = {each: damage(original, "system_error", each, stranger=STRANGER) for each in SEVERITIES}
+    assert [each for each, changed in found.items() if changed] == severities
+
+
+def test_a_reply_that_differs_in_blanks_alone_is_not_damaged():
+    changed = damage(talk("t", "Try Emma.\n\nIt is calm.", "Do you like it?"), "no_guidance", "one", stranger=STRANGER)
+    assert replies(changed) == ["Try Emma.\n\nIt is calm.", "I see."]
 
 
 def test_user_messages_stay_and_what_cannot_be_damaged_is_left_out():
