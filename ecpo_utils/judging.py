@@ -151,14 +151,26 @@ def save_reliability(run: Run, note: str) -> Path:
 
 
 def load_reliability(run: Run) -> str:
-    """The line that notebook 05 wrote, for the domain of the run or else for all.
+    """The line that notebook 05 wrote, for the domain of the run or else for all; of another judge it says nothing.
 
     Raises:
         ArtifactError: If it was not run yet.
     """
     own = run.paths.reliability
     path = own if own.is_file() else run.need(replace(run.paths, scope="all").reliability, "05_judge_validation")
-    return json.loads(path.read_text(encoding="utf-8"))["note"]
+    checked = json.loads(path.read_text(encoding="utf-8"))
+    if _judge_settings(checked["params"]) != _judge_settings(run.params.model_dump()):
+        return "this judge was not checked; run notebooks/05_judge_validation.ipynb with the same parameters"
+    return checked["note"]
+
+
+def _judge_settings(params: dict) -> list:
+    """Which model judges, and how: not how fast it is asked, or at what price."""
+    return [
+        *(params["judge"][key] for key in ("provider", "model", "adapter", "base_url")),
+        params["judge_mode"],
+        params["judge_max_words"],
+    ]
 
 
 async def judge_files(

@@ -111,6 +111,16 @@ def test_a_run_of_one_domain_quotes_its_own_judge_and_else_that_of_all(run):
     assert (load_reliability(run), load_reliability(whole)) == ("book alone", "over all domains")
 
 
+@pytest.mark.parametrize("change", [{"judge_mode": "words"}, {"judge_max_words": 9}, {"judge": {"model": "another"}}])
+def test_a_note_on_another_judge_is_not_quoted(run, change):
+    save_reliability(replace(run, paths=replace(run.paths, scope="all")), "the profile's judge")
+    endpoint = run.params.judge.model_dump()
+    faster = open_run("04_prompt_based_cras", {"profile": "quick", "judge": endpoint | {"max_concurrency": 9}})
+    assert faster.changed == ("judge",) and load_reliability(faster) == "the profile's judge"
+    other = open_run("04_prompt_based_cras", {"profile": "quick", **change, "judge": endpoint | change.get("judge", {})})
+    assert load_reliability(other).startswith("this judge was not checked; run notebooks/05_judge_validation.ipynb")
+
+
 # systems of a run
 
 
