@@ -148,6 +148,13 @@ def test_note_counts_wins_not_ties_and_names_what_the_judge_cannot_tell(damaged)
     assert "cannot tell: repetition (one), irrelevant (one)" in note and "prefers the damaged one: no_guidance (one)" in note
 
 
+def test_a_few_pairs_that_were_all_won_are_called_too_few():
+    cases = {("system_error", "one"): (3, 0, 0), ("system_error", "half"): (2, 1, 0), ("system_error", "all"): (4, 0, 0)}
+    few = damage_table({case: judged_rows(*counts) for case, counts in cases.items()}, "quick")
+    assert "cannot tell: system_error (half); too few pairs to tell, all won: system_error (one)" in reliability_note(few, {})
+    assert cannot_tell(few, pd.DataFrame([]))["why"].tolist() == ["too few pairs to tell", "interval holds 0.5"]
+
+
 def test_undecided_is_marked_but_for_a_dialogue_against_itself(damaged):
     rows = damaged.set_index(["flaw", "severity"])
     assert rows["undecided"].tolist() == [False, False, False, True, False, False]
