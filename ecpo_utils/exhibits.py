@@ -9,21 +9,29 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from .core.artifacts import load_jsonl
-from .core.errors import ArtifactError, TrainingError
+from .core.errors import ArtifactError, ParamsError, TrainingError
 from .core.schema import Domain, PersonaRecord, Rewrite, Verdict
 from .evaluate import figures, reliability, tables, tuning_figures, tuning_tables
 from .evaluate.cases import case_table
 from .evaluate.cra_table import Judged, backbone_win_rates, cra_table, system_comparisons
-from .evaluate.damage import FLAWS, SEVERITIES
 from .evaluate.dialogues import simulator_conduct
 from .evaluate.diversity import summarize_diversity
 from .evaluate.separation import JudgedPair, separation_table
 from .evaluate.tables import EXPERT, Played
-from .judging import EXPERT_LOG, framework_comparisons, load_reliability
+from .judging import EXPERT_LOG, framework_comparisons, load_damaged, load_judged, load_originals, load_reliability, rule_damaged
 from .method.training import load_history
 from .run import Run
 from .simulation import BACKBONES, load_played
-from .tuning import TUNED, cost_table, domains_to_tune, load_cases, load_divergence, main_comparisons, tuned_systems
+from .tuning import (
+    TUNED,
+    cost_table,
+    domains_to_tune,
+    load_cases,
+    load_divergence,
+    load_judged_rewrites,
+    main_comparisons,
+    tuned_systems,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,17 +45,6 @@ class Exhibit:
 
     name: str
     draw: Callable[[Run], Drawing]
-
-
-def _judged(run: Run, comparisons: Sequence[tuple[str, str]], played: Played) -> Judged:
-    """Verdicts on the tasks that were played."""
-    found = {}
-    for domain, systems in played.items():
-        tasks = {row.task_id for rows in systems.values() for row in rows}
-        found[domain] = {
-            pair: [row for row in load_jsonl(run.paths.verdicts(domain, *pair), Verdict) if row.task_id in tasks] for pair in comparisons
-        }
-    return found
 
 
 def _diversity(run: Run) -> Drawing:
@@ -81,8 +78,9 @@ def _separation(run: Run) -> Drawing:
 
 def _frameworks(run: Run) -> tuple[Played, Judged]:
     names = [f"{name}_{backbone}" for name in run.params.frameworks for backbone in BACKBONES]
-    played = load_played(run, names, run.domains_among("cra_domains"), "04_prompt_based_cras", limit="num_cra_tasks")
-    return played, _judged(run, framework_comparisons(run.params.frameworks), played)
+    notebook = "04_prompt_based_cras"
+    played = load_played(run, names, run.domains_among("cra_domains"), notebook, limit="num_cra_tasks")
+    return played, load_judged(run, played, framework_comparisons(run.params.frameworks), notebook)
 
 
 def _cras(run: Run) -> Drawing:
@@ -91,12 +89,8 @@ def _cras(run: Run) -> Drawing:
 
 
 def _planted(run: Run) -> Drawing:
-    cases = [("none", "none"), *((flaw, severity) for flaw in FLAWS for severity in SEVERITIES)]
-    judged = {case: load_jsonl(path, Verdict) for case in cases if (path := run.paths.planted(*case)).is_file()}
-    ruled = {case: load_jsonl(path, Verdict) for case in cases if (path := run.paths.planted("rule", "_".join(case))).is_file()}
-    if not judged:
-        raise ArtifactError(f"{run.paths.planted('none', 'none').parent} holds no verdicts")
-    table = reliability.damage_table({case: judged.get(case, []) for case in cases}, run.label, ruled)
+    originals = load_originals(run)
+    table = reliability.damage_table(load_damaged(run, originals), run.label, rule_damaged(run, originals))
     return table, figures.plot_damage(table, run.label)
 
 
@@ -148,14 +142,14 @@ def _rewriting(run: Run) -> Drawing:
 
 
 def _rewritten(run: Run) -> Drawing:
-    verdicts = {domain: load_jsonl(run.paths.verdicts(domain, "rewritten", "original"), Verdict) for domain in domains_to_tune(run)}
-    table = tuning_tables.rewrite_verdicts(verdicts, _rewrites(run), run.label)
+    rewrites = _rewrites(run)
+    table = tuning_tables.rewrite_verdicts(load_judged_rewrites(run, _confirmed(run), rewrites), rewrites, run.label)
     return table, tuning_figures.plot_rewrites(table)
 
 
 def _main(run: Run) -> tuple[Played, Judged]:
     played = load_played(run, [EXPERT, "actcrs_base", *tuned_systems(run.params)], domains_to_tune(run), "10_main_results")
-    return played, _judged(run, main_comparisons(run.params), played)
+    return played, load_judged(run, played, main_comparisons(run.params), "10_main_results")
 
 
 def _main_results(run: Run) -> Drawing:
@@ -209,6 +203,6 @@ def draw_exhibits(run: Run) -> tuple[dict[str, Drawing], dict[str, str]]:
     for exhibit in EXHIBITS:
         try:
             found[exhibit.name] = exhibit.draw(run)
-        except (ArtifactError, TrainingError) as error:  # that notebook was not run
+        except (ArtifactError, ParamsError, TrainingError) as error:  # that notebook was not run, or none of the domains is for it
             missing[exhibit.name] = str(error)
     return found, missing

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -17,7 +17,7 @@ from .evaluate.damage import FLAWS, SEVERITIES, damage
 from .evaluate.judges import Judge, Pair, make_judge
 from .evaluate.tables import EXPERT, Played
 from .evaluate.transcripts import Transcript, cut_at_line_break, load_transcripts, pair_transcripts, trajectory_transcript
-from .evaluate.verdicts import judge_pairs, rule_verdicts
+from .evaluate.verdicts import judge_pairs, load_verdicts, rule_verdicts
 from .run import Run
 from .simulation import BACKBONES, load_played
 
@@ -49,16 +49,34 @@ async def judge_systems(
         played: Per domain and system the trajectories on the same tasks.
         comparisons: Names (first, second); the first one's win rate is asked for.
     """
-    found: dict[Domain, dict[tuple[str, str], list[Verdict]]] = {}
+    found: dict[Domain, dict[tuple[str, str], list[Verdict]]] = {domain: {} for domain in played}
     async with open_judge(run) as judge:
-        for domain, systems in played.items():
-            spoken = {name: [trajectory_transcript(row) for row in rows] for name, rows in systems.items()}
-            found[domain] = {}
-            for first, second in comparisons:
-                pairs = pair_transcripts(spoken[first], spoken[second], names=(first, second))
-                path = run.paths.verdicts(domain, first, second)
-                found[domain][first, second] = await judge_pairs(judge, pairs, first=first, second=second, path=path, keep_others=True)
+        for domain, first, second, pairs in _system_pairs(played, comparisons):
+            path = run.paths.verdicts(domain, first, second)
+            found[domain][first, second] = await judge_pairs(judge, pairs, first=first, second=second, path=path, keep_others=True)
     return found
+
+
+def load_judged(
+    run: Run, played: Played, comparisons: Sequence[tuple[str, str]], notebook: str
+) -> dict[Domain, dict[tuple[str, str], list[Verdict]]]:
+    """What `judge_systems` found in an earlier notebook; arguments as there.
+
+    Raises:
+        ArtifactError: If a file is missing, or lacks a verdict on these very dialogues; names `notebook`.
+    """
+    found: dict[Domain, dict[tuple[str, str], list[Verdict]]] = {domain: {} for domain in played}
+    for domain, first, second, pairs in _system_pairs(played, comparisons):
+        path = run.need(run.paths.verdicts(domain, first, second), notebook)
+        found[domain][first, second] = load_verdicts(path, pairs, notebook)
+    return found
+
+
+def _system_pairs(played: Played, comparisons: Sequence[tuple[str, str]]) -> Iterator[tuple[Domain, str, str, list[Pair]]]:
+    for domain, systems in played.items():
+        spoken = {name: [trajectory_transcript(row) for row in rows] for name, rows in systems.items()}
+        for first, second in comparisons:
+            yield domain, first, second, pair_transcripts(spoken[first], spoken[second], names=(first, second))
 
 
 def framework_comparisons(frameworks: Sequence[str]) -> list[tuple[str, str]]:
@@ -126,14 +144,25 @@ def _damaged_pairs(run: Run, originals: Sequence[Transcript]) -> dict[tuple[str,
 async def judge_damaged(run: Run, originals: Sequence[Transcript]) -> dict[tuple[str, str], list[Verdict]]:
     """Originals against themselves with planted flaws, by (flaw, severity), and against themselves as ("none", "none").
 
-    Writes `planted_flaws/FLAW_SEVERITY.jsonl`.
+    Writes `planted_flaws/FLAW_SEVERITY.jsonl`, without a row where no dialogue can be damaged so.
     """
     cases = _damaged_pairs(run, originals)
     async with open_judge(run) as judge:
         return {
-            case: await judge_pairs(judge, pairs, first="original", second="_".join(case), path=run.paths.planted(*case)) if pairs else []
+            case: await judge_pairs(judge, pairs, first="original", second="_".join(case), path=run.paths.planted(*case))
             for case, pairs in cases.items()
         }
+
+
+def load_damaged(run: Run, originals: Sequence[Transcript]) -> dict[tuple[str, str], list[Verdict]]:
+    """What `judge_damaged` found in notebook 05.
+
+    Raises:
+        ArtifactError: If a file is missing, or lacks a verdict on these very dialogues.
+    """
+    notebook = "05_judge_validation"
+    cases = _damaged_pairs(run, originals)
+    return {case: load_verdicts(run.need(run.paths.planted(*case), notebook), pairs, notebook) for case, pairs in cases.items()}
 
 
 def rule_damaged(run: Run, originals: Sequence[Transcript]) -> dict[tuple[str, str], list[Verdict]]:
@@ -151,14 +180,26 @@ def save_reliability(run: Run, note: str) -> Path:
 
 
 def load_reliability(run: Run) -> str:
-    """The line that notebook 05 wrote, for the domain of the run or else for all.
+    """The line that notebook 05 wrote, for the domain of the run or else for all; of another judge it says nothing.
 
     Raises:
         ArtifactError: If it was not run yet.
     """
     own = run.paths.reliability
     path = own if own.is_file() else run.need(replace(run.paths, scope="all").reliability, "05_judge_validation")
-    return json.loads(path.read_text(encoding="utf-8"))["note"]
+    checked = json.loads(path.read_text(encoding="utf-8"))
+    if _judge_settings(checked["params"]) != _judge_settings(run.params.model_dump()):
+        return "this judge was not checked; run notebooks/05_judge_validation.ipynb with the same parameters"
+    return checked["note"]
+
+
+def _judge_settings(params: dict) -> list:
+    """Which model judges, and how: not how fast it is asked, or at what price."""
+    return [
+        *(params["judge"][key] for key in ("provider", "model", "adapter", "base_url")),
+        params["judge_mode"],
+        params["judge_max_words"],
+    ]
 
 
 async def judge_files(

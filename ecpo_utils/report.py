@@ -20,6 +20,7 @@ from .workflow import NEEDS
 _STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1080px;margin:2em auto;padding:0 1em;color:#222}
 table{border-collapse:collapse;font-size:13px;margin:1em 0}td,th{border:1px solid #ccc;padding:3px 8px;text-align:left}
 img{max-width:100%}code{background:#f4f4f4;padding:1px 4px}small{color:#666}"""
+_MAX_ROWS = 100  # of a table; training curves have many more
 
 
 def write_report(profile: str) -> list[str]:
@@ -77,8 +78,9 @@ def _exhibit(stem: Path) -> str:
     if (table := add_suffix(stem, ".csv")).is_file():
         rows = table.read_text()
         frame = pd.read_csv(io.StringIO(rows)) if rows.strip() else pd.DataFrame()  # a table without rows has no header either
-        shown = frame.head(40).to_html(index=False, float_format="{:.3f}".format, na_rep="")
-        parts.append("<p>Nothing to show in this run.</p>" if frame.empty else shown)
+        shown = frame.head(_MAX_ROWS).to_html(index=False, float_format="{:.3f}".format, na_rep="")
+        rest = f"<p>The first {_MAX_ROWS} of {len(frame)} rows; all are in the file named below.</p>" if len(frame) > _MAX_ROWS else ""
+        parts.append("<p>Nothing to show in this run.</p>" if frame.empty else shown + rest)
     parts.append(
         f"<small>From notebook {provenance['notebook']}, profile {provenance['profile']}, seed {provenance['seed']}, "
         f"commit {provenance['commit'][:10]}; data <code>figures/{stem.name}.csv</code></small>"

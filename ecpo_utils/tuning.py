@@ -10,6 +10,7 @@ from typing import Literal
 import pandas as pd
 
 from .core.artifacts import load_jsonl, write_jsonl, write_text
+from .core.errors import ArtifactError
 from .core.params import Params
 from .core.schema import Domain, Item, PreferencePair, Rewrite, SFTExample, Task, Trajectory, Verdict
 from .dialogue.agents.actions import parse_action
@@ -17,11 +18,12 @@ from .dialogue.agents.base import SYSTEM_ERROR
 from .dialogue.confirmation import Confirmer
 from .dialogue.retrieval import Embedder
 from .evaluate.cases import Case
+from .evaluate.judges import Pair
 from .evaluate.statistics import mean, proportion
 from .evaluate.tables import EXPERT, Played, rate_columns
 from .evaluate.transcripts import Transcript
-from .evaluate.verdicts import judge_pairs
-from .judging import open_judge, sample_tasks
+from .evaluate.verdicts import judge_pairs, load_verdicts
+from .judging import load_judged, open_judge, sample_tasks
 from .method.divergence import PairDivergence, compare_policies
 from .method.export import export_model, export_sharegpt, export_trl
 from .method.rewriting import build_pairs, rewrite_turns, spoken_before
@@ -101,12 +103,36 @@ async def judge_rewrites(run: Run, played: Played, rewrites: Mapping[Domain, Seq
     """Dialogues that end in the rewritten reply against the same ones that end in the original. Paper: Table 5."""
     found = {}
     async with open_judge(run) as judge:
-        for domain, records in rewrites.items():
-            rows = {row.task_id: row for each in played[domain].values() for row in each}
-            kept = sample_tasks([r for r in records if r.dropped is None], run.params.num_judge_pairs, run.params.seed)
-            pairs = [_endings(rows[record.task_id], record) for record in kept]
+        for domain, pairs in _rewritten_pairs(run, played, rewrites).items():
             path = run.paths.verdicts(domain, "rewritten", "original")
             found[domain] = await judge_pairs(judge, pairs, first="rewritten", second="original", path=path)
+    return found
+
+
+def load_judged_rewrites(run: Run, played: Played, rewrites: Mapping[Domain, Sequence[Rewrite]]) -> dict[Domain, list[Verdict]]:
+    """What `judge_rewrites` found in notebook 08.
+
+    Raises:
+        ArtifactError: If a file is missing, or lacks a verdict on these very dialogues, or rewrites are of other dialogues.
+    """
+    found, notebook = {}, "08_rewriting"
+    for domain, pairs in _rewritten_pairs(run, played, rewrites).items():
+        found[domain] = load_verdicts(run.need(run.paths.verdicts(domain, "rewritten", "original"), notebook), pairs, notebook)
+    return found
+
+
+def _rewritten_pairs(run: Run, played: Played, rewrites: Mapping[Domain, Sequence[Rewrite]]) -> dict[Domain, list[Pair]]:
+    """Dialogues that end in a rewritten and in the original reply, `num_judge_pairs` of each domain."""
+    found = {}
+    for domain, records in rewrites.items():
+        turns = {(row.task_id, turn.index): row for each in played[domain].values() for row in each for turn in row.turns}
+        kept = sample_tasks([r for r in records if r.dropped is None], run.params.num_judge_pairs, run.params.seed)
+        if gone := [record for record in kept if (record.task_id, record.turn) not in turns]:
+            raise ArtifactError(
+                f"{run.paths.rewrites(domain, 'sgpt')}: the dialogue on {gone[0].task_id} was played anew; "
+                "run notebooks/08_rewriting.ipynb again"
+            )
+        found[domain] = [_endings(turns[record.task_id, record.turn], record) for record in kept]
     return found
 
 
@@ -216,16 +242,16 @@ def load_cases(run: Run) -> list[Case]:
     """Each test task as the SGPT agent and as the agent of the first preference method played it, with the judge's verdict.
 
     Raises:
-        ArtifactError: If notebook 10 was not run yet.
+        ArtifactError: If notebook 10 was not run to its end, or dialogues were played anew since.
     """
     after = next(name for name, adapter in TUNED.items() if adapter == run.params.preference_methods[0])
-    cases = []
-    for domain in domains_to_tune(run):
-        verdicts = load_jsonl(run.need(run.paths.verdicts(domain, after, SGPT), "10_main_results"), Verdict)
-        rows = [_played(run, domain, name, "10_main_results", "test") for name in (SGPT, after)]
-        for old, new in zip(*rows, strict=True):
-            cases.append(Case(old, new, [verdict for verdict in verdicts if verdict.task_id == old.task_id]))
-    return cases
+    played = load_played(run, [SGPT, after], domains_to_tune(run), "10_main_results")
+    judged = load_judged(run, played, [(after, SGPT)], "10_main_results")
+    return [
+        Case(old, new, [verdict for verdict in judged[domain][after, SGPT] if verdict.task_id == old.task_id])
+        for domain, systems in played.items()
+        for old, new in zip(systems[SGPT], systems[after], strict=True)
+    ]
 
 
 def _played(run: Run, domain: Domain, name: str, notebook: str, split: str) -> list[Trajectory]:

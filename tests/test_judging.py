@@ -26,6 +26,7 @@ from ecpo_utils.judging import (
     judge_files,
     judge_released,
     judge_systems,
+    load_judged,
     load_originals,
     load_reliability,
     rule_damaged,
@@ -111,6 +112,16 @@ def test_a_run_of_one_domain_quotes_its_own_judge_and_else_that_of_all(run):
     assert (load_reliability(run), load_reliability(whole)) == ("book alone", "over all domains")
 
 
+@pytest.mark.parametrize("change", [{"judge_mode": "words"}, {"judge_max_words": 9}, {"judge": {"model": "another"}}])
+def test_a_note_on_another_judge_is_not_quoted(run, change):
+    save_reliability(replace(run, paths=replace(run.paths, scope="all")), "the profile's judge")
+    endpoint = run.params.judge.model_dump()
+    faster = open_run("04_prompt_based_cras", {"profile": "quick", "judge": endpoint | {"max_concurrency": 9}})
+    assert faster.changed == ("judge",) and load_reliability(faster) == "the profile's judge"
+    other = open_run("04_prompt_based_cras", {"profile": "quick", **change, "judge": endpoint | change.get("judge", {})})
+    assert load_reliability(other).startswith("this judge was not checked; run notebooks/05_judge_validation.ipynb")
+
+
 # systems of a run
 
 
@@ -124,6 +135,28 @@ def test_systems_are_judged_once_and_verdicts_on_further_tasks_stay(run, stub_en
     fewer = {"book": {name: rows[1:] for name, rows in played["book"].items()}}
     assert asyncio.run(judge_systems(run, fewer, [comparison]))["book"][comparison] == found[1:]
     assert len(stub_endpoint.chats) == asked and len(load_jsonl(path, Verdict)) == 3
+    assert load_judged(run, fewer, [comparison], "04_prompt_based_cras")["book"][comparison] == found[1:]
+
+
+def test_verdicts_that_are_missing_or_on_other_dialogues_are_not_shown(run):
+    played = {"book": {"actcrs_expert": [dialogue(t, *GOOD) for t in range(3)], "react_expert": [dialogue(t, *POOR) for t in range(3)]}}
+    comparison, notebook = ("react_expert", "actcrs_expert"), "04_prompt_based_cras"
+    with pytest.raises(ArtifactError, match="react_expert_vs_actcrs_expert.jsonl is missing; run notebooks/04_prompt_based_cras"):
+        load_judged(run, played, [comparison], notebook)
+    found = asyncio.run(judge_systems(run, played, [comparison]))
+    assert load_judged(run, played, [comparison], notebook) == found
+    played["book"]["actcrs_expert"][1].turns[0].reply = "Another offer?"  # played anew
+    with pytest.raises(
+        ArtifactError, match=r"lacks verdicts on 1 of 3 pairs of dialogues as they now are, book/u1/i first; run notebooks/04_"
+    ):
+        load_judged(run, played, [comparison], notebook)
+    rows = found["book"][comparison]
+    write_jsonl(run.paths.verdicts("book", *comparison), rows[:1])  # a run that was killed while judging
+    with pytest.raises(ArtifactError, match="lacks verdicts on 2 of 3 pairs"):
+        load_judged(run, played, [comparison], notebook)
+    write_jsonl(run.paths.verdicts("book", *comparison), [row.model_copy(update={"shown_first": "first"}) for row in rows])
+    with pytest.raises(ArtifactError, match="lacks verdicts on 3 of 3 pairs"):
+        load_judged(run, played, [comparison], notebook)
 
 
 # released logs
@@ -191,6 +224,13 @@ def test_without_a_release_nothing_is_judged_and_one_without_the_experts_log_is_
     assert "set release_dir" in exhibits.draw_exhibits(run)[1]["05_released_logs"]
 
 
+def test_exhibits_of_domains_that_are_not_tuned_are_missing_and_the_others_are_drawn(run, release):
+    asyncio.run(judge_released(run))
+    run.params.tuning_domains = ["game"]
+    drawn, missing = exhibits.draw_exhibits(run)
+    assert "05_released_logs" in drawn and "none of the domains ['book'] is among tuning_domains ['game']" in missing["06_sgpt"]
+
+
 # planted flaws
 
 
@@ -206,6 +246,18 @@ def test_damaged_dialogues_are_judged_beside_the_rule_and_drawn_again_from_their
     rows = table.set_index(["flaw", "severity"])
     assert rows.loc[("no_guidance", "all"), "rule_preferred"] == 1.0 and rows.loc[("repetition", "all"), "rule_preferred"] == 0.5
     pd.testing.assert_frame_equal(exhibits.draw_exhibits(run)[0]["05_planted_flaws"][0], table)
+    path = run.paths.planted("system_error", "all")
+    path.write_text(path.read_text().splitlines(keepends=True)[0])  # a run that was killed while judging
+    missing = exhibits.draw_exhibits(run)[1]["05_planted_flaws"]
+    assert "system_error_all.book.jsonl lacks verdicts on 1 of 2 pairs" in missing and "run notebooks/05_judge_validation.ipynb" in missing
+
+
+def test_a_flaw_that_can_no_longer_be_planted_leaves_no_verdicts_of_an_earlier_run(run):
+    write_jsonl(run.paths.tasks("book", "test"), tasks_of([dialogue(0, *GOOD)]))
+    for replies, rows in (((*GOOD, "Two offers?"), 1), (GOOD, 0)):  # of two replies one can be repeated: half of one is left out
+        write_jsonl(run.paths.trajectories("book", "actcrs_expert"), [dialogue(0, *replies)])
+        assert len(asyncio.run(judge_damaged(run, load_originals(run)))["repetition", "all"]) == rows
+        assert len(load_jsonl(run.paths.planted("repetition", "all"), Verdict)) == rows
 
 
 # two files

@@ -44,20 +44,22 @@ def damage(transcript: Transcript, flaw: str, severity: str, *, stranger: Transc
         transcript: The original.
         flaw: "system_error", "repetition" (of the first reply), "irrelevant" (replies to another task) or
             "no_guidance" (no questions).
-        severity: "one", "half" or "all".
+        severity: "one", "half" (rounded up) or "all".
         stranger: A dialogue on another task, for "irrelevant".
         seed: Which replies are hit.
 
     Returns:
-        None if the flaw changes no reply, e.g. a dialogue of one reply cannot repeat itself.
+        None if the flaw changes no reply, e.g. a dialogue of one reply cannot repeat itself, or no more of them than a lighter
+        severity does: half of two replies is one.
     """
     places = [i for i, m in enumerate(transcript.messages) if m["role"] == "assistant" and m["content"].strip()]
     replies = [transcript.messages[i]["content"] for i in places]
     flawed = dict(zip(places, damaged_replies(replies, stranger.replies or [SYSTEM_ERROR], flaw), strict=True))
-    changeable = [i for i in places if flawed[i] != transcript.messages[i]["content"]]
-    if not changeable:
+    changeable = [i for i in places if flawed[i].split() != transcript.messages[i]["content"].split()]  # another blank is no flaw
+    counts = {"one": 1, "half": (len(changeable) + 1) // 2, "all": len(changeable)}
+    count, lighter = counts[severity], SEVERITIES[: SEVERITIES.index(severity)]
+    if not changeable or count in (counts[each] for each in lighter):
         return None
-    count = {"one": 1, "half": max(1, len(changeable) // 2), "all": len(changeable)}[severity]
     hit = set(random.Random(f"{seed} {transcript.task_id} {flaw}").sample(changeable, len(changeable))[:count])  # nested over severities
     messages = tuple({**m, "content": flawed[i]} if i in hit else m for i, m in enumerate(transcript.messages))
     return Transcript(transcript.task_id, messages)

@@ -156,7 +156,7 @@ def plot_separation(table: pd.DataFrame, profile: str) -> Figure:
     axis.set(
         ylim=(0, 1.05),
         xticks=list(places),
-        xticklabels=[f"{row.flaw}\nn={row.n}" for row in table.itertuples()],
+        xticklabels=[f"{row.flaw}\nn={row.scored}" for row in table.itertuples()],
         ylabel="good twin scores higher",
     )
     axis.tick_params(axis="x", labelsize=7)

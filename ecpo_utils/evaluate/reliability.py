@@ -110,7 +110,8 @@ def damage_table(judged: Damaged, profile: str, ruled: Damaged | None = None) ->
 
 
 def cannot_tell(damaged: pd.DataFrame, released: pd.DataFrame) -> pd.DataFrame:
-    """What the judge cannot tell apart: flaws whose interval holds 0.5 or lies below it, released neighbours whose intervals overlap.
+    """What the judge cannot tell apart, or too few pairs to say: flaws whose interval holds 0.5 or lies below it, released neighbours
+    whose intervals overlap.
 
     Args:
         damaged: As `damage_table` makes it.
@@ -142,7 +143,9 @@ def _doubt(row: tuple) -> str:
         return ""
     if row.original_preferred_high < 0.5:
         return "prefers the damaged one"
-    return "interval holds 0.5" if row.original_preferred_low <= 0.5 else ""
+    if row.original_preferred_low > 0.5:
+        return ""
+    return "too few pairs to tell" if row.wins == row.original_preferred_n else "interval holds 0.5"
 
 
 def reliability_note(damaged: pd.DataFrame, correlations: Mapping[str, RankCorrelation]) -> str:
@@ -150,7 +153,11 @@ def reliability_note(damaged: pd.DataFrame, correlations: Mapping[str, RankCorre
     rows = [row for row in damaged.itertuples() if row.flaw != "none" and row.original_preferred_n]
     wins = [text for severity in SEVERITIES if (text := _wins([row for row in rows if row.severity == severity], severity))]
     parts = [f"the judge prefers an original to its damaged twin: {', '.join(wins)}"] if wins else []
-    for doubt, words in (("interval holds 0.5", "cannot tell"), ("prefers the damaged one", "prefers the damaged one")):
+    for doubt, words in (
+        ("interval holds 0.5", "cannot tell"),
+        ("too few pairs to tell", "too few pairs to tell, all won"),
+        ("prefers the damaged one", "prefers the damaged one"),
+    ):
         flaws: dict[str, list[str]] = {}
         for row in rows:
             if _doubt(row) == doubt:

@@ -16,7 +16,7 @@ from .judges import DIMENSIONS
 from .paper import paper_results
 from .statistics import Rate, average, mean, proportion
 from .tables import EXPERT, Played, outcome_cells, rate_cell, rate_columns, win_cells
-from .win_rates import win_rate
+from .win_rates import win_rate, win_shares
 
 FAULTS = ("system error", "repeats itself", "misses the message", "out of context", "no next step")
 TRAINING_CURVES = ("loss", "eval_loss", "rewards/margins", "rewards/accuracies", "eval_rewards/margins", "eval_rewards/accuracies")
@@ -143,7 +143,7 @@ def _same_type(record: Rewrite) -> bool:
 def rewrite_verdicts(
     judged: Mapping[Domain, Sequence[Verdict]], rewrites: Mapping[Domain, Sequence[Rewrite]], profile: str
 ) -> pd.DataFrame:
-    """Rewritten replies against the originals: win, tie, lose beside the paper's. Paper: Table 5.
+    """Rewritten replies against the originals: win, tie, lose beside the paper's, in words over both orders. Paper: Table 5.
 
     Judged are rewrites that make a pair; where they were verified that is a choice, which the evaluator's name tells. The interval
     takes pairs as independent, though one dialogue gives several.
@@ -151,10 +151,10 @@ def rewrite_verdicts(
     rows = []
     for domain, verdicts in judged.items():
         found = win_rate(verdicts)
-        total = found.wins + found.ties + found.losses
         rows.append(
-            {"domain": domain, "profile": profile, "evaluator": _evaluator(rewrites[domain]), "n": total, "unscored": found.num_unscored}
-            | {name: value / total if total else None for name, value in (("win", found.wins), ("tie", found.ties), ("lose", found.losses))}
+            {"domain": domain, "profile": profile, "evaluator": _evaluator(rewrites[domain])}
+            | {"n": found.rate.n, "unscored": found.num_unscored}
+            | win_shares(verdicts)
             | rate_columns("win_rate", found.rate)
         )
     for evaluator, values in paper_results()["table5"].items():

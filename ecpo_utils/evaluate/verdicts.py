@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..core.artifacts import append_jsonl, load_resumable, write_jsonl
+from ..core.artifacts import append_jsonl, load_jsonl, load_resumable, write_jsonl
 from ..core.concurrency import FailuresInARow, map_bounded
+from ..core.errors import ArtifactError
 from ..core.schema import Verdict
 from .judges import DIMENSIONS, Judge, Pair
-from .judges.base import sign
+from .judges.base import dialogues_digest, sign
 from .transcripts import Transcript
 
 
@@ -51,6 +52,26 @@ async def judge_pairs(
     if path:
         write_jsonl(path, [*rows, *others])
     return rows
+
+
+def load_verdicts(path: Path, pairs: Sequence[Pair], notebook: str) -> list[Verdict]:
+    """What a notebook left of verdicts on these pairs, in their order; those on other tasks are left out.
+
+    Raises:
+        ArtifactError: If a pair has no verdict on these very dialogues, or in one order only; names `notebook`.
+    """
+    wanted = {pair[0].task_id: dialogues_digest(pair) for pair in pairs}
+    found: dict[str, list[Verdict]] = {task: [] for task in wanted}
+    for row in load_jsonl(path, Verdict):
+        if row.task_id in wanted and row.config.startswith(wanted[row.task_id]):
+            found[row.task_id].append(row)
+    lacking = [task for task, rows in found.items() if {row.shown_first for row in rows} not in ({"apart"}, {"first", "second"})]
+    if lacking:
+        raise ArtifactError(
+            f"{path} lacks verdicts on {len(lacking)} of {len(pairs)} pairs of dialogues as they now are, {lacking[0]} first; "
+            f"run notebooks/{notebook}.ipynb to its end"
+        )
+    return [row for rows in found.values() for row in rows]
 
 
 def question_share(transcript: Transcript) -> float:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..core.errors import SchemaError
 from ..core.schema import Verdict
 from .judges import DIMENSIONS
-from .statistics import Rate, proportion
+from .statistics import Rate, average, proportion
 
 EVEN = 1e-8  # preferences nearer to 0 are ties: rounding in a dialogue against itself, the least mass `ChatClient.choose` gives a word
 
@@ -19,7 +19,8 @@ class WinRate:
 
     Attributes:
         rate: Share of judged pairs that it wins, ties counted half, with its n and 95% interval.
-        wins: Pairs won; `ties` and `losses` likewise. In words the two orders of a pair may disagree: then it is a tie.
+        wins: Pairs won; `ties` and `losses` likewise. In words the two orders of a pair may disagree: then it is a tie. One that
+            is won in one order and tied in the other is won here, but three quarters in `rate`; `win_shares` adds up to that.
         num_unscored: Pairs without a verdict in both orders.
         flips: Share of scored pairs whose verdict turns round with the order of presentation; no value for dialogues read apart.
         first_shown: Share of decided single verdicts for the dialogue that was read first, 0.5 without a position bias; likewise.
@@ -78,17 +79,22 @@ def preference(pair: tuple[Verdict, ...], dimension: str) -> float | None:
     return sum(verdict.scores[dimension] for verdict in pair) / 2
 
 
-def outcome(pair: tuple[Verdict, ...], dimension: str) -> float | None:
-    """1 for a win of the first system, 0.5 for a tie, 0 for a loss, None where unscored.
+def results(pair: tuple[Verdict, ...], dimension: str) -> list[float]:
+    """1 for a win of the first system, 0.5 for a tie, 0 for a loss; nothing where unscored.
 
-    In words the paper counts both orders: a win in one and a tie in the other is 0.75.
+    In words the paper counts both orders, so there are two; otherwise the pair has one.
     """
     value = preference(pair, dimension)
     if value is None:
-        return None
+        return []
     if pair[0].measures or all(verdict.probabilities for verdict in pair):
-        return 0.5 if abs(value) < EVEN else float(value > 0)
-    return (value + 1) / 2
+        return [0.5 if abs(value) < EVEN else float(value > 0)]
+    return [(verdict.scores[dimension] + 1) / 2 for verdict in pair]
+
+
+def outcome(pair: tuple[Verdict, ...], dimension: str) -> float | None:
+    """Mean of the `results`, None where unscored: in words a win in one order and a tie in the other is 0.75."""
+    return average(results(pair, dimension))
 
 
 def win_rate(verdicts: Sequence[Verdict], *, dimension: str = "final") -> WinRate:
@@ -122,6 +128,12 @@ def win_rate(verdicts: Sequence[Verdict], *, dimension: str = "final") -> WinRat
         flips=proportion(sum(a.scores[dimension] * b.scores[dimension] < 0 for a, b in ordered), len(ordered)),
         first_shown=proportion(sum((v.scores[dimension] > 0) == (v.shown_first == "first") for v in decided), len(decided)),
     )
+
+
+def win_shares(verdicts: Sequence[Verdict]) -> dict[str, float | None]:
+    """Shares of wins, ties and losses among the final `results`; "win" and half of "tie" are the win rate. Paper: Table 5."""
+    found = [value for pair in group_pairs(verdicts) for value in results(pair, "final")]
+    return {name: found.count(value) / len(found) if found else None for name, value in (("win", 1.0), ("tie", 0.5), ("lose", 0.0))}
 
 
 def outcomes(verdicts: Sequence[Verdict]) -> dict[str, float | None]:

@@ -418,6 +418,8 @@ def test_verdicts_on_other_tasks_stay_in_the_file_only_where_asked(stub_endpoint
     assert load_jsonl(path, Verdict) == rows[2:4]
     other = compare(make_judge(WORDS), pairs_of("c"), path, keep_others=True)  # two judges in one file would be a mixture
     assert load_jsonl(path, Verdict) == other
+    clipped = compare(make_judge(WORDS, max_words=9), pairs_of("d"), path, keep_others=True)  # another judge, though it cuts nothing here
+    assert load_jsonl(path, Verdict) == clipped
 
 
 def test_a_broken_line_in_the_middle_is_named(make_judge, compare, tmp_path):

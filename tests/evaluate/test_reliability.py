@@ -57,8 +57,22 @@ def test_severity_grows_and_the_lighter_damage_is_part_of_the_heavier(flaw):
     for severity in SEVERITIES:
         found = replies(damage(ORIGINAL, flaw, severity, stranger=STRANGER, seed=3))
         hit.append({i for i, (old, new) in enumerate(zip(replies(ORIGINAL), found, strict=True)) if old != new})
-    assert hit[0] < hit[1] <= hit[2] or hit[0] == hit[1] < hit[2]
+    assert hit[0] < hit[1] < hit[2]
     assert len(hit[0]) == 1
+
+
+@pytest.mark.parametrize(
+    ("replies", "severities"), [(1, ["one"]), (2, ["one", "all"]), (3, ["one", "half", "all"]), (4, ["one", "half", "all"])]
+)
+def test_a_severity_that_damages_no_more_replies_than_a_lighter_one_is_left_out(replies, severities):
+    original = talk("t", *(f"Book {i}?" for i in range(replies)))
+    found = {each: damage(original, "system_error", each, stranger=STRANGER) for each in SEVERITIES}
+    assert [each for each, changed in found.items() if changed] == severities
+
+
+def test_a_reply_that_differs_in_blanks_alone_is_not_damaged():
+    changed = damage(talk("t", "Try Emma.\n\nIt is calm.", "Do you like it?"), "no_guidance", "one", stranger=STRANGER)
+    assert replies(changed) == ["Try Emma.\n\nIt is calm.", "I see."]
 
 
 def test_user_messages_stay_and_what_cannot_be_damaged_is_left_out():
@@ -132,6 +146,13 @@ def test_note_counts_wins_not_ties_and_names_what_the_judge_cannot_tell(damaged)
     assert f"7 of 60 pairs with one reply damaged [{one.low:.2f}, {one.high:.2f}]" in note
     assert f"20 of 20 pairs with all of them [{everything.low:.2f}, 1.00]" in note and "half" not in note
     assert "cannot tell: repetition (one), irrelevant (one)" in note and "prefers the damaged one: no_guidance (one)" in note
+
+
+def test_a_few_pairs_that_were_all_won_are_called_too_few():
+    cases = {("system_error", "one"): (3, 0, 0), ("system_error", "half"): (2, 1, 0), ("system_error", "all"): (4, 0, 0)}
+    few = damage_table({case: judged_rows(*counts) for case, counts in cases.items()}, "quick")
+    assert "cannot tell: system_error (half); too few pairs to tell, all won: system_error (one)" in reliability_note(few, {})
+    assert cannot_tell(few, pd.DataFrame([]))["why"].tolist() == ["too few pairs to tell", "interval holds 0.5"]
 
 
 def test_undecided_is_marked_but_for_a_dialogue_against_itself(damaged):

@@ -200,7 +200,8 @@ def test_plotting_changes_no_table(separation):
 
 def test_separation_figure_of_pairs_without_a_score():
     nothing = pd.DataFrame([{"flaw": "all", "n": 2, "scored": 0, "good_higher": None, "low": None, "high": None}])
-    assert [bar.get_height() for bar in plot_separation(nothing, "quick").axes[0].patches] != []
+    (axis,) = plot_separation(nothing, "quick").axes
+    assert len(axis.patches) and [label.get_text() for label in axis.get_xticklabels()] == ["all\nn=0"]
 
 
 def test_plotting_needs_no_display_and_sets_no_backend():
@@ -288,6 +289,16 @@ def test_report_of_a_table_without_rows_says_so(checkout, run):
     write_report("quick")
     page = (checkout / "runs" / "quick" / "report.html").read_text()
     assert "Released logs" in page and "Nothing to show in this run" in page
+
+
+@pytest.mark.parametrize("rows", [100, 101])
+def test_report_shows_every_row_of_a_table_or_says_how_many_there_are(checkout, run, rows):
+    table = pd.DataFrame({"step": [f"step {i}" for i in range(rows)]})
+    save_exhibit(run.paths.figure("06_sgpt_curves"), table, run.provenance(), title="Curves")
+    run.finish()
+    write_report("quick")
+    page = (checkout / "runs" / "quick" / "report.html").read_text()
+    assert page.count("<td>step ") == 100 and ("The first 100 of 101 rows" in page) == (rows == 101)
 
 
 @pytest.mark.parametrize("scopes", [["book"], ["all"], ["book", "all"]])

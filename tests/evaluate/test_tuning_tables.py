@@ -2,11 +2,12 @@
 
 import math
 
+import pandas as pd
 import pytest
 
 from ecpo_utils.core.schema import Action, Confirmation, Item, Persona, Rewrite, Step, Trajectory, Turn, Verdict
 from ecpo_utils.dialogue.agents.base import SYSTEM_ERROR
-from ecpo_utils.evaluate.cases import Case, case_table, render_case
+from ecpo_utils.evaluate.cases import Case, case_table, clearest_case, render_case
 from ecpo_utils.evaluate.tuning_figures import plot_curves, plot_dimensions, plot_faults, plot_rewrites
 from ecpo_utils.evaluate.tuning_tables import (
     curve_table,
@@ -143,9 +144,27 @@ def test_cases_show_where_dialogues_part_and_who_wins():
     after = dialogue(0, turn(0), turn(1, "New?", scored(guidance=0)), system="actcrs_ecpo", success=True)
     cases = [Case(before, after, [verdict(0, "actcrs_ecpo", "actcrs_sgpt", 0.8)]), Case(before, before)]
     table = case_table(cases)
-    assert table["first_difference"].tolist()[0] == 1 and table["judge"].tolist()[0] == pytest.approx(0.3)
+    assert table["first_difference"].tolist()[0] == 2 and table["judge"].tolist()[0] == pytest.approx(0.3)
     assert table["confirmation_gain"].tolist() == [-0.5, 0.0] and table["success_after"].tolist() == [True, False]
     leaked = case_table([Case(before, after.model_copy(update={"status": "leak"}))])
     assert leaked["success_after"].tolist() == [False]
     assert math.isnan(table["judge"].tolist()[1]) and "part in turn 2" in render_case(cases[0])
     assert "the same in every turn" in render_case(cases[1])
+
+
+def test_dialogues_part_where_one_of_them_goes_on():
+    short, long = dialogue(0, turn(0)), dialogue(0, turn(0), turn(1, "More?"))
+    assert Case(short, long).first_difference == Case(long, short).first_difference == 2
+    assert Case(short, dialogue(0, turn(0), turn(1, None))).first_difference is None  # a closing message has no reply
+
+
+def test_the_clearest_gain_is_a_gain_and_the_clearest_loss_a_loss():
+    def table(*rows):
+        return pd.DataFrame(rows, columns=["judge", "confirmation_gain"], dtype=float)
+
+    found = table((0.2, 1), (0.5, None), (0.5, 2), (-0.1, None), (-0.1, 1), (-0.1, -1), (None, 3), (0, 0))
+    assert (clearest_case(found, gain=True), clearest_case(found, gain=False)) == (2, 5)
+    assert (clearest_case(found[:3], gain=True), clearest_case(found[:3], gain=False)) == (2, None)
+    assert clearest_case(table((0, 5), (None, 1)), gain=True) is None
+    even = Case(dialogue(0), dialogue(0), [verdict(0, "actcrs_ecpo", "actcrs_sgpt", 0.5 + 1e-12)])
+    assert even.judgement == 0

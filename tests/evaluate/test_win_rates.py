@@ -9,7 +9,7 @@ import pytest
 from ecpo_utils.core.errors import SchemaError
 from ecpo_utils.core.schema import Verdict
 from ecpo_utils.evaluate.statistics import Rate, proportion
-from ecpo_utils.evaluate.win_rates import DIMENSIONS, group_pairs, outcome, preference, win_rate, win_rate_json
+from ecpo_utils.evaluate.win_rates import DIMENSIONS, group_pairs, outcome, preference, win_rate, win_rate_json, win_shares
 
 Z = 1.959963984540054  # 97.5% quantile of the normal distribution
 
@@ -104,6 +104,15 @@ def test_words_are_counted_as_the_release_pools_both_orders():
     wins, ties, losses = 4, 4, 2  # of the ten presentations
     assert found.rate.value == (wins + 0.5 * ties) / (wins + ties + losses) == 0.6
     assert (found.wins, found.ties, found.losses, found.rate.n) == (2, 2, 1, 5)  # pairs: two halves make no win
+    assert win_shares(verdicts((1, 1), (1, 0), (1, -1), (0, 0), (-1, 0))) == {"win": 0.4, "tie": 0.4, "lose": 0.2}
+
+
+@pytest.mark.parametrize("values", [[(1, 0), (0, 0), (None, 1), (-1, 1)], [(0.9, 0.9), (0.5, 0.5), (None, 0.2), (0.1, 0.4)]])
+def test_shares_of_wins_and_ties_add_up_to_the_win_rate(values):
+    rows = verdicts(*values)
+    shares = win_shares(rows)
+    assert shares["win"] + shares["tie"] / 2 == pytest.approx(win_rate(rows).rate.value) and sum(shares.values()) == pytest.approx(1)
+    assert win_shares(verdicts((None, 1))) == {"win": None, "tie": None, "lose": None}
 
 
 # the judge's habits

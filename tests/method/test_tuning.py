@@ -8,9 +8,11 @@ import pytest
 from scripted_models import FULL, FakeEmbedder, choice, confirmation_json
 
 from ecpo_utils import preparation, simulation, tuning
-from ecpo_utils.core.artifacts import load_jsonl
+from ecpo_utils.core.artifacts import load_jsonl, write_jsonl
 from ecpo_utils.core.errors import ArtifactError, ParamsError
-from ecpo_utils.core.schema import PreferencePair, Task, Trajectory
+from ecpo_utils.core.schema import Item, Persona, PreferencePair, Rewrite, Task, Trajectory, Turn, Verdict
+from ecpo_utils.evaluate.judges.base import dialogues_digest
+from ecpo_utils.evaluate.transcripts import trajectory_transcript
 from ecpo_utils.method.training import load_history
 from ecpo_utils.run import open_run
 
@@ -98,11 +100,39 @@ def test_costs_and_cases_come_from_the_files(run, scripts):
     assert num_pairs == costs.loc["rewrites", "units"] and costs.loc["training sgpt", "seconds"] > 0
     with pytest.raises(ArtifactError, match="actcrs_ecpo_vs_actcrs_sgpt.jsonl is missing"):
         tuning.load_cases(run)
-    run.paths.verdicts("game", "actcrs_ecpo", "actcrs_sgpt").parent.mkdir(parents=True)
-    run.paths.verdicts("game", "actcrs_ecpo", "actcrs_sgpt").write_text("")
+    after, before = [load_jsonl(run.paths.trajectories("game", name), Trajectory) for name in ("actcrs_ecpo", "actcrs_sgpt")]
+    pairs = [(trajectory_transcript(new), trajectory_transcript(old)) for new, old in zip(after, before, strict=True)]
+    verdicts = [
+        Verdict(task_id=pair[0].task_id, first="actcrs_ecpo", second="actcrs_sgpt", shown_first="apart", error="x",
+                config=f"{dialogues_digest(pair)} judge") for pair in pairs]  # fmt: skip
+    path = run.paths.verdicts("game", "actcrs_ecpo", "actcrs_sgpt")
+    write_jsonl(path, verdicts)
     cases = tuning.load_cases(run)
-    assert len(cases) == len(load_jsonl(run.paths.trajectories("game", "actcrs_sgpt"), Trajectory))
+    assert [(case.before, case.after) for case in cases] == list(zip(before, after, strict=True))
     assert cases[0].judgement is None and cases[0].first_difference is None
+    after[0].turns[0].reply = "Another reply, of an adapter that was trained anew."
+    write_jsonl(run.paths.trajectories("game", "actcrs_ecpo"), after)
+    with pytest.raises(ArtifactError, match=f"lacks verdicts on 1 of {len(after)} pairs .* run notebooks/10_main_results.ipynb to its end"):
+        tuning.load_cases(run)
+
+
+def test_verdicts_on_rewrites_of_other_dialogues_are_not_shown(run):
+    row = Trajectory(
+        task_id="game/u/i", domain="game", system="actcrs_sgpt.ecpo", config="c", status="complete",
+        target=Item(item_id="1", title="Chess"), persona=Persona(activities="a", language="l"),
+        turns=[Turn(index=0, policy="ask_recommendation", user_message="Hi.", reply="Bye.")],
+    )  # fmt: skip
+    played = {"game": {row.system: [row]}}
+    record = Rewrite(task_id=row.task_id, turn=0, prompt=[], original="Response[Bye.]", rewritten="Ask[Alone?]", score=2, reason="r")
+    ((_, (pair,)),) = tuning._rewritten_pairs(run, played, {"game": [record]}).items()
+    verdict = Verdict(task_id=pair[0].task_id, first="rewritten", second="original", shown_first="apart",
+                      config=f"{dialogues_digest(pair)} judge")  # fmt: skip
+    write_jsonl(run.paths.verdicts("game", "rewritten", "original"), [verdict])
+    assert tuning.load_judged_rewrites(run, played, {"game": [record]}) == {"game": [verdict]}
+    with pytest.raises(ArtifactError, match="lacks verdicts on 1 of 1 pairs .* run notebooks/08_rewriting.ipynb"):
+        tuning.load_judged_rewrites(run, played, {"game": [record.model_copy(update={"rewritten": "Ask[Together?]"})]})
+    with pytest.raises(ArtifactError, match="the dialogue on game/u/i was played anew; run notebooks/08_rewriting.ipynb again"):
+        tuning.load_judged_rewrites(run, played, {"game": [record.model_copy(update={"turn": 1})]})
 
 
 def test_divergence_is_measured_against_sgpt(run, scripts):

@@ -55,14 +55,14 @@ class Judge(ABC):
         """
 
     def config(self, pair: Pair) -> str:
-        """Digest of what decides the verdicts on a pair: the endpoint, all that it is asked, and how answers are read."""
+        """What decides the verdicts on a pair: `dialogues_digest`, and that of the endpoint, all that it is asked, and how it is read."""
         sources = [inspect.getsource(sys.modules[each.__module__]) for each in type(self).__mro__ if issubclass(each, Judge)]
-        return digest([self.client.identity, self.prompts(pair), sources])
+        return f"{dialogues_digest(pair)} {digest([self.client.identity, self.prompts(pair), sources])}"
 
     @functools.cached_property
     def identity(self) -> str:
-        """Digest of the judge alone: its `config` on dialogues without words."""
-        return self.config((BLANK, BLANK))
+        """Digest of the judge alone: its `config` on dialogues without words, and `max_words`, which cuts nothing of these."""
+        return digest([self.config((BLANK, BLANK)), self.max_words])
 
     async def compare(self, pair: Pair, *, first: str, second: str) -> list[Verdict]:
         """The verdicts on a pair, one per order; one that cannot be scored keeps the reason, never a 0.
@@ -99,6 +99,11 @@ class Judge(ABC):
             {"role": "system", "content": load_prompt("judge_system")},
             {"role": "user", "content": f"{conversations}\n\n{load_prompt(question)}"},
         ]
+
+
+def dialogues_digest(pair: Pair) -> str:
+    """Digest of two dialogues, with which the `config` of every verdict on them begins: to know it no endpoint is needed."""
+    return digest([transcript.messages for transcript in pair])
 
 
 def sign(value: float) -> int:
