@@ -100,15 +100,20 @@ def draw_published(profile: str) -> list[str]:
         ArtifactError: If nothing is published, or a file cannot be written.
     """
     root = repository_root()
-    params, lines = load_profile(root / "params" / f"{profile}.yaml"), []
+    source, params, lines = root / "results" / profile, load_profile(root / "params" / f"{profile}.yaml"), []
     with tempfile.TemporaryDirectory() as folder:
-        _unpack(root / "results" / profile, RunPaths(Path(folder), profile))
-        drawn, missing = draw_exhibits(Run("figures", params, RunPaths(Path(folder), profile)))
+        paths = RunPaths(Path(folder), profile)
+        _unpack(source, paths)
+        drawn, missing = draw_exhibits(Run("figures", params, paths))
+        missing = {name: reason.replace(str(paths.run), str(source.relative_to(root))) for name, reason in missing.items()}
         for name, (table, figure) in drawn.items():
             stem = root / "figures" / name
             rows = add_suffix(stem, ".csv")
             before = rows.read_text(encoding="utf-8") if rows.is_file() else None
-            provenance = _provenance(stem, params.profile)
+            provenance = _provenance(stem, paths)
+            if not provenance:
+                missing[name] = f"notebook {name[:2]} had not come to its end when this was published"
+                continue
             title = provenance.pop("title", name)
             save_exhibit(stem, table, provenance, title=title, figure=figure)
             same = before == rows.read_text(encoding="utf-8")
@@ -148,11 +153,17 @@ def _answers(shard: Path) -> Iterator[tuple[str, dict]]:
         yield tuple(json.loads(line))
 
 
-def _provenance(stem: Path, profile: str) -> dict:
-    """What was stated when the exhibit was made; a drawing changes nothing of it, unless another profile's stands there."""
+def _provenance(stem: Path, paths: RunPaths) -> dict:
+    """What was stated when the exhibit was made, else what its notebook stated at its end; {} if it did not come to it.
+
+    A drawing changes nothing of what was stated, unless another profile's stands there.
+    """
     path = add_suffix(stem, ".json")
     stated = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return stated if stated.get("profile") == profile else {"notebook": stem.name[:2], "profile": profile}
+    if stated.get("profile") == paths.profile:
+        return stated
+    manifests = sorted((paths.run / "manifests").glob(f"{stem.name[:2]}_*.json"))
+    return json.loads(manifests[0].read_text(encoding="utf-8")) if manifests else {}
 
 
 def _files(folder: Path, patterns: tuple[str, ...]) -> Iterator[Path]:

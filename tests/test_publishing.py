@@ -4,6 +4,7 @@ import ast
 import contextlib
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -55,6 +56,7 @@ def run(tmp_path, monkeypatch):
 
 
 def test_published_figures_are_drawn_again_to_the_same_numbers(run, tmp_path):
+    replace(run, notebook="02_persona_diversity").finish()
     assert publish_run("quick")[0].startswith("results/quick: ")
     before = {path.name: path.read_bytes() for path in (tmp_path / "figures").iterdir()}
     for path in (tmp_path / "runs").rglob("*.jsonl"):
@@ -62,9 +64,16 @@ def test_published_figures_are_drawn_again_to_the_same_numbers(run, tmp_path):
     lines = draw_published("quick")
     assert "03_simulation: the same numbers" in lines and "02_persona_diversity: new" in lines
     (missing,) = [line for line in lines if line.startswith("10_main_results: not drawn, ")]
-    assert "is missing; run notebooks/10_main_results.ipynb" in missing
+    assert "is missing; run notebooks/10_main_results.ipynb" in missing and str(tmp_path.parent) not in missing
+    assert json.loads((tmp_path / "figures" / "02_persona_diversity.json").read_text())["notebook"] == "02_persona_diversity"
     after = {path.name: path.read_bytes() for path in (tmp_path / "figures").iterdir()}
     assert {name: after[name] for name in before} == before and not list((tmp_path / "runs").rglob("*.jsonl"))
+
+
+def test_exhibits_of_a_notebook_that_did_not_come_to_its_end_are_not_drawn(run, tmp_path):
+    publish_run("quick")
+    reason = "02_persona_diversity: not drawn, notebook 02 had not come to its end when this was published"
+    assert reason in draw_published("quick") and not (tmp_path / "figures" / "02_persona_diversity.png").exists()
 
 
 def test_numbers_that_changed_are_said_to_have(run, tmp_path):

@@ -14,6 +14,7 @@ from ..core.artifacts import write_json, write_text, writing
 from ..core.paths import add_suffix
 from ..core.schema import Domain
 from .diversity import DiversitySummary
+from .paper import paper_results
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -75,11 +76,12 @@ def plot_simulation(table: pd.DataFrame) -> Figure:
             places = [place + (number - (len(systems) - 1) / 2) * width for place in range(len(domains))]
             style = {"color": COLOURS.get(system), "hatch": HATCHES.get(system), "edgecolor": "white", "label": LABELS.get(system, system)}
             draw_bars(axis, places, rows, column, width * 0.92, capsize=3, lw=1, **style)
-            axis.plot(places, rows[paper], "D", ms=5, mfc="white", mec="#333", label="paper" if number == 0 else None)
+            beside = [place + 0.3 * width for place in places]  # of the interval
+            axis.plot(beside, rows[paper], "D", ms=5, mfc="white", mec="#333", label="paper" if number == 0 else None)
             for place, n in zip(places, rows["n"], strict=True):
                 axis.text(place, -0.045, f"n={n:.0f}", ha="center", va="top", fontsize=7)
         axis.set(title=title, ylim=(0, 1), xticks=range(len(domains)), xticklabels=domains)
-        axis.tick_params(axis="x", pad=12, length=0)
+        axis.tick_params(axis="x", pad=18, length=0)
     figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, frameon=False, loc="outside upper center", ncols=len(systems) + 1)
     mark_profile(figure, table["profile"].iloc[0])
     return figure
@@ -104,7 +106,7 @@ def plot_scores(table: pd.DataFrame, profile: str) -> Figure:
                 color=COLOURS.get(system),
                 hatch=HATCHES.get(system),
                 edgecolor="white",
-                label=f"{LABELS.get(system, system)} (n={total})",
+                label=f"{LABELS.get(system, system)} ({total} replies)",
             )
         axis.set(title=f"{domain} ({unscored} unscored)", xlabel="satisfaction $r_t$", ylim=(0, 1), xticks=range(6))
         axis.legend(fontsize=7, frameon=False)
@@ -137,12 +139,14 @@ def plot_diversity(summaries: Mapping[tuple[Domain, str], DiversitySummary], tab
         published = table[(table["domain"] == domain) & table["paper_mean"].notna()]
         for row in published.itertuples():
             axis.axvline(row.paper_mean, color=COLOURS[row.personas], ls="--", lw=1.2)
-        axis.set(title=domain + (" (dashed: the paper's means)" if len(published) else ""), xlim=(0, 1), xlabel="maximum ROUGE-L")
-        axis.legend(fontsize=7, frameon=False, loc="upper left")
+        axis.set(title=domain, xlim=(0, 1), xlabel="maximum ROUGE-L")
+        axis.legend(fontsize=7, loc="upper left", facecolor="white", edgecolor="none", framealpha=1)
     for axis in axes:
         axis.set_ylim(0, 1.3 * highest)  # room for the legend
     axes[0].set_ylabel("share of personas")
-    mark_profile(figure, table["profile"].iloc[0])
+    sizes = " and ".join(f"{values['n']} {LABELS[source]}" for source, values in paper_results()["figure4_released"].items())
+    dashed = f"dashed: the paper's means, of {sizes} personas; larger sets lie higher"
+    mark_profile(figure, table["profile"].iloc[0], dashed if table["paper_mean"].notna().any() else "")
     return figure
 
 
