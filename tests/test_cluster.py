@@ -46,6 +46,11 @@ def test_profile_plans_every_notebook_with_its_resources(executor, linked):
     assert {name for name, resources in jobs.items() if "gpu=1" in resources} == {name for name in NEEDS if needs_gpu(name, "gpu")}
 
 
+@pytest.mark.parametrize("executor", PLUGINS)
+def test_a_cluster_runs_one_notebook_at_a_time(executor):
+    assert yaml.safe_load((ROOT / "workflow" / "profiles" / executor / "config.yaml").read_text())["jobs"] == 1
+
+
 def test_a_notebook_has_all_cores_of_a_machine_to_itself(linked):
     command = snakemake_command("quick", ["01_environment", "02_persona_diversity"], "all")
     done = subprocess.run([*command, "--dry-run"], cwd=linked, capture_output=True, text=True)
