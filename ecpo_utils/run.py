@@ -78,7 +78,8 @@ class Run:
             endpoints = {role: getattr(self.params, role) for role in roles}
             if adapter:
                 endpoints["cra"] = endpoints["cra"].model_copy(update={"adapter": str(adapter)})
-            options = {"calls_log": self.paths.calls, "seed": self.params.seed, "budget": self._budget}
+            every = [getattr(self.params, role) for role in get_args(Role)]
+            options = {"sharing": every, "calls_log": self.paths.calls, "seed": self.params.seed, "budget": self._budget}
             async with open_clients(endpoints, cache=cache, **options) as clients:
                 yield clients
 

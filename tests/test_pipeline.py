@@ -247,6 +247,26 @@ def test_what_a_killed_run_left_at_work_is_ended_first(paths, said, monkeypatch)
 
 
 @pytest.mark.parametrize(
+    ("binary", "gpus", "message"),
+    [(False, ["0"], "gpu.yaml: cra: .*vllm is missing; run: pip install -r requirements-gpu.txt"),
+     (True, [], "gpu.yaml: cra: vLLM needs 1 GPUs at once, 0 are in sight; lower replicas")],
+)  # fmt: skip
+def test_what_vllm_lacks_is_told_before_anything_is_spent(paths, said, monkeypatch, binary, gpus, message):
+    vllm = paths.root / "vllm"
+    monkeypatch.setattr(pipeline, "VLLM", vllm)
+    monkeypatch.setattr(pipeline, "visible_gpus", lambda: gpus)
+    fake(monkeypatch, lambda paths, names, domain: None)
+    if binary:
+        vllm.touch()
+    with pytest.raises(ParamsError, match=message):
+        run_study("gpu", say=said.append)
+    run_study("gpu", only="02", say=said.append)  # which serves nothing
+    vllm.touch()
+    monkeypatch.setattr(pipeline, "visible_gpus", lambda: ["0"])
+    run_study("gpu", say=said.append)
+
+
+@pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("", ""),
