@@ -64,9 +64,12 @@ def is_up(pid):
 
 
 @pytest.mark.skipif(not shutil.which("make"), reason="needs make")
-def test_make_installs_a_gpu_profiles_requirements_after_an_ordinary_set_up(tmp_path):
+def test_make_installs_vllm_for_a_profile_that_names_it_after_an_ordinary_set_up(tmp_path):
     for name in ("Makefile", "requirements.txt", "requirements-gpu.txt", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "params", tmp_path / "params")
+    (tmp_path / "params" / "mine.yaml").write_text("cra:\n  provider: vllm\n  model: m\n")
+    (tmp_path / "params" / "yours.yaml").write_text("# not provider: vllm\ncra: {provider: embedded, model: m}\n")
 
     def planned(*words):
         done = subprocess.run(["make", "-n", "setup", *words], cwd=tmp_path, capture_output=True, text=True, check=True)
@@ -76,7 +79,8 @@ def test_make_installs_a_gpu_profiles_requirements_after_an_ordinary_set_up(tmp_
     assert installed == ["requirements.txt"]
     (tmp_path / stamp).parent.mkdir()
     (tmp_path / stamp).touch()
-    assert planned() == ([], []) and planned("PROFILE=gpu")[0] == ["requirements-gpu.txt"]
+    assert planned() == planned("PROFILE=cpu") == planned("PROFILE=yours") == ([], [])
+    assert all(planned(f"PROFILE={name}")[0] == ["requirements-gpu.txt"] for name in ("gpu", "paper", "mine"))
 
 
 @pytest.mark.parametrize(("only", "expected"), [("", list(NEEDS)), ("02", ["01_environment", "02_persona_diversity"])])
