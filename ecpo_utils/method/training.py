@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Method = Literal["sft", "dpo", "kto", "simpo"]
+RECIPE = 1  # raise it when other code would train other weights on the same rows: adapters of an earlier one are then trained anew
 DPO_ONLY = ("dpo_learning_rate", "dpo_beta", "dpo_sft_weight")  # the other dpo_* hold for all preference methods
 SAVE_STEPS = 10  # on two cores a step of DPO takes most of a minute
 STEP_SECONDS = "step_seconds"  # key of a log line
@@ -203,6 +204,7 @@ def _check_rows(method: Method, rows: TrainingSet) -> None:
 def _facts(method: Method, params: Params, rows: TrainingSet, start: Path | None) -> dict:
     """What decides an adapter, and its digest."""
     searches = {"searches": len(rows.searches)} if rows.searches else {}
+    recipe = {"recipe": RECIPE} if RECIPE > 1 else {}  # the first adapters were published without one
     prefixes = ("lora_", "sft_") if method == "sft" else ("dpo_", f"{method}_")
     not_used = () if method == "dpo" else DPO_ONLY
     decides = {
@@ -214,6 +216,7 @@ def _facts(method: Method, params: Params, rows: TrainingSet, start: Path | None
         "params": {key: value for key, value in params.model_dump().items() if key.startswith(prefixes) and key not in not_used},
         "data": digest([[row.model_dump() for row in part] for part in (rows.learned, rows.validation)]),
         "rows": {"train": len(rows.train), "validation": len(rows.validation)} | searches,
+        **recipe,
     }
     return {**decides, "digest": digest(decides)}
 

@@ -140,6 +140,14 @@ def test_a_finished_training_is_not_repeated_and_changed_data_are_trained_on(sgp
     assert (sgpt / "adapter_model.safetensors").read_bytes() != before
 
 
+def test_another_recipe_of_the_code_trains_anew_and_the_first_is_in_no_digest(sgpt, make_params, examples, monkeypatch):
+    first = load_history(sgpt)
+    assert "recipe" not in first and training.RECIPE == 1
+    monkeypatch.setattr(training, "RECIPE", 2)
+    second = load_history(train_adapter("sft", make_params(), TrainingSet(examples), sgpt))
+    assert second["recipe"] == 2 and second["digest"] != first["digest"]
+
+
 class Killed(BaseException):
     pass
 
