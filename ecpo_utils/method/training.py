@@ -10,6 +10,7 @@ import os
 import pickle
 import shutil
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +92,7 @@ def train_adapter(method: Method, params: Params, rows: TrainingSet, target: Pat
         rows = TrainingSet(join_examples(rows.train, tokenizer), join_examples(rows.validation, tokenizer))
     lengths = _check_lengths(method, params, rows, tokenizer)
     model = load_adapter(model, params.cra.model, start) if start else add_adapter(model, params)
-    with _answers_only():
+    with _answers_only(), _nothing_asked():
         trainer = _trainer(method, params, model, tokenizer, rows, work)
         checkpoint = last_checkpoint(work)
         if checkpoint:
@@ -226,7 +227,10 @@ def _is_trained(target: Path, wanted: str) -> bool:
 
 
 def _prepare_environment() -> None:
-    """Settings that the libraries read from the environment only: no reports to services, no note on experimental trainers."""
+    """Settings that are no arguments of the libraries: no reports to services, no note on experimental trainers."""
+    import huggingface_hub.constants
+
+    huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True  # which TRL's trainers would report to when they are made
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -351,6 +355,20 @@ def _kept_whole(trainer: Trainer, rows: TrainingSet, method: Method) -> Trainer:
         if given and len(taken) != expected:
             raise TrainingError(f"the trainer took {len(taken)} of {expected} rows; raise {_prefix(method)}_max_length")
     return trainer
+
+
+@contextlib.contextmanager
+def _nothing_asked() -> Iterator[None]:
+    """Keep PEFT, which would ask the hub for the backbone's name at each checkpoint, from it: when it saves it reads this variable."""
+    before = os.environ.get("HF_HUB_OFFLINE")
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Could not find a config file")  # that it did not ask
+            yield
+    finally:
+        os.environ.pop("HF_HUB_OFFLINE")
+        os.environ |= {"HF_HUB_OFFLINE": before} if before is not None else {}
 
 
 @contextlib.contextmanager

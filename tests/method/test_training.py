@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import os
 import shutil
 
 import pytest
@@ -138,6 +139,19 @@ def test_a_finished_training_is_not_repeated_and_changed_data_are_trained_on(sgp
         train_adapter("sft", make_params(), TrainingSet(examples), sgpt)
     train_adapter("sft", make_params(), TrainingSet(examples[:3]), sgpt)
     assert (sgpt / "adapter_model.safetensors").read_bytes() != before
+
+
+def test_a_training_asks_and_tells_the_hub_nothing(tiny, make_params, examples, tmp_path, monkeypatch, recwarn):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY", False)
+    monkeypatch.setattr(training, "SAVE_STEPS", 2)
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    asked = []
+    monkeypatch.setattr("huggingface_hub.utils._telemetry._TELEMETRY_QUEUE.put", asked.append)
+    monkeypatch.setattr("peft.utils.other.file_exists", lambda *words, **options: asked.append(words))
+    train_adapter("sft", make_params(sft_num_train_epochs=2.0), TrainingSet(examples), tmp_path / "sgpt")
+    assert asked == [] and "HF_HUB_OFFLINE" not in os.environ
+    assert not [warning for warning in recwarn if "config file" in str(warning.message)]
 
 
 def test_another_recipe_of_the_code_trains_anew_and_the_first_is_in_no_digest(sgpt, make_params, examples, monkeypatch):
