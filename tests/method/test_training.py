@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from ecpo_utils.core.errors import ModelError, TrainingError
 from ecpo_utils.core.schema import PreferencePair, SFTExample
 from ecpo_utils.method import training
-from ecpo_utils.method.backbone import load_adapter, load_backbone
+from ecpo_utils.method.backbone import load_adapter, load_backbone, trim_heap
 from ecpo_utils.method.divergence import compare_policies
 from ecpo_utils.method.sequences import join_examples
 from ecpo_utils.method.sgpt import build_sft_examples
@@ -184,6 +184,8 @@ def test_a_killed_training_goes_on_from_its_checkpoint_to_the_same_weights(
     method, sgpt, make_params, examples, pairs, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(training, "SAVE_STEPS", 2)
+    trimmed = []
+    monkeypatch.setattr(training, "trim_heap", lambda: trimmed.append(1))
     rates = {f"{name}_learning_rate": 5e-3 for name in ("dpo", "kto", "simpo")}
     params = make_params(sft_num_train_epochs=2.0, dpo_num_train_epochs=3.0, **rates)
     rows, start = (TrainingSet(examples), None) if method == "sft" else (TrainingSet(pairs), sgpt)
@@ -197,7 +199,7 @@ def test_a_killed_training_goes_on_from_its_checkpoint_to_the_same_weights(
     (work / "checkpoint-3" / "trainer_state.json").unlink()
     pieces = train_adapter(method, params, rows, tmp_path / "pieces", start=start)
     history, steps = load_history(pieces), load_history(whole)["steps"]
-    assert history["resumed_from"] == "checkpoint-2" and history["steps"] == steps
+    assert history["resumed_from"] == "checkpoint-2" and history["steps"] == steps and trimmed
     timed = [line["step_seconds"] for line in history["history"] if "loss" in line]
     assert len(timed) == steps and history["seconds"] == pytest.approx(sum(timed), abs=0.1)
     if start:
@@ -358,3 +360,9 @@ def test_an_adapter_of_other_weights_is_refused(sgpt, tiny, make_params, pairs, 
         train_adapter("dpo", make_params(), TrainingSet(pairs), tmp_path / "a", start=other)
     with pytest.raises(ModelError, match="adapter_config.json is missing; train the adapter first"):
         train_adapter("dpo", make_params(), TrainingSet(pairs), tmp_path / "a", start=tmp_path / "nowhere")
+
+
+def test_giving_memory_back_is_harmless_where_the_library_knows_no_such_call(monkeypatch):
+    trim_heap()
+    monkeypatch.setattr("ecpo_utils.method.backbone.ctypes.CDLL", lambda name: object())
+    trim_heap()
