@@ -27,7 +27,8 @@ from .cards import write_card
 from .sequences import TokenizedDialogue, join_examples
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
 logger = logging.getLogger(__name__)
 
@@ -277,12 +278,26 @@ def share_batch(params: Params, prefix: str, num_processes: int, *, at_once: int
     return dict(zip(names, (size, share // size), strict=True))
 
 
-def _trainer(method: Method, params: Params, model, tokenizer, rows: TrainingSet, work: Path) -> Trainer:  # noqa: ANN001
-    """The TRL trainer of a method, with this study's settings in TRL's own words."""
+def _trainer(
+    method: Method,
+    params: Params,
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: TrainingSet,
+    work: Path,
+    *,
+    precompute_ref_log_probs: bool | None = None,
+) -> Trainer:
+    """The TRL trainer of a method, with this study's settings in TRL's own words.
+
+    The reference reads all rows before the training on a processor, and beside each step on a GPU, unless `precompute_ref_log_probs`
+    says otherwise.
+    """
     import torch
     from datasets import Dataset
 
     on_gpu = torch.cuda.is_available()
+    reference = {"precompute_ref_log_probs": not on_gpu if precompute_ref_log_probs is None else precompute_ref_log_probs}
     options = {name: getattr(params, f"{_prefix(method)}_{name}") for name in ("num_train_epochs", "max_length")}
     options |= share_batch(params, _prefix(method), _num_processes(), at_once=2 if method == "kto" else 1)
     options |= {
@@ -328,12 +343,12 @@ def _trainer(method: Method, params: Params, model, tokenizer, rows: TrainingSet
         from trl import DPOConfig, DPOTrainer
 
         losses = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, params.dpo_sft_weight]} if params.dpo_sft_weight else {}
-        dpo = DPOConfig(**options, **losses, beta=params.dpo_beta, precompute_ref_log_probs=not on_gpu)
+        dpo = DPOConfig(**options, **losses, **reference, beta=params.dpo_beta)
         return _kept_whole(DPOTrainer(args=_one_gpu(dpo), **common), rows, method)
     if method == "kto":
         from trl import KTOConfig, KTOTrainer
 
-        kto = KTOConfig(**options, beta=params.kto_beta, precompute_ref_log_probs=not on_gpu)
+        kto = KTOConfig(**options, **reference, beta=params.kto_beta)
         return _kept_whole(KTOTrainer(args=_one_gpu(kto), **common), rows, method)
     from trl.experimental.cpo import CPOConfig, CPOTrainer
 

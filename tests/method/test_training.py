@@ -1,6 +1,7 @@
 """Real training steps of TRL on a model of a few thousand weights: they change it, resume, and refuse what cannot be trained on."""
 
 import contextlib
+import functools
 import json
 import math
 import os
@@ -121,8 +122,17 @@ def test_examples_that_do_not_continue_each_other_stay_apart(tiny, dialogue, exa
     assert len(join_examples(examples, tokenizer)) == len(examples)  # the scripted steps hold no history
 
 
-def test_only_the_answers_are_projected_and_the_loss_is_the_same(sgpt, tiny, make_params, pairs, tmp_path):
-    params, losses = make_params(), {}
+def test_only_the_answers_are_projected_and_the_loss_is_the_same(sgpt, tiny, make_params, pairs, tmp_path, monkeypatch):
+    from trl.trainer import utils
+
+    params, losses, rows = make_params(), {}, {"all": 0, "answers": 0}
+    project = utils._ChunkedLogProbFunction.apply
+
+    def count(states, weight, bias, labels, *others):
+        rows[name] += len(labels)
+        return project(states, weight, bias, labels, *others)
+
+    monkeypatch.setattr(utils._ChunkedLogProbFunction, "apply", count)
     for name, context in {"all": contextlib.nullcontext(), "answers": training._answers_only()}.items():
         model, tokenizer = load_backbone(tiny)
         with context:
@@ -130,6 +140,7 @@ def test_only_the_answers_are_projected_and_the_loss_is_the_same(sgpt, tiny, mak
             trainer.train()
         losses[name] = [line["loss"] for line in trainer.state.log_history if "loss" in line]
     assert losses["answers"] == pytest.approx(losses["all"], rel=1e-4)
+    assert 0 < rows["answers"] < rows["all"] / 20  # a prompt is some fifty times as long as a reply
 
 
 def test_a_finished_training_is_not_repeated_and_changed_data_are_trained_on(sgpt, make_params, examples, monkeypatch):
@@ -179,10 +190,14 @@ def dying_at(killed_at):
     return watch
 
 
-@pytest.mark.parametrize("method", ["sft", "dpo", "kto", "simpo"])
+@pytest.mark.parametrize(
+    ("method", "beforehand"), [("sft", None), ("dpo", None), ("dpo", False), ("kto", None), ("kto", False), ("simpo", None)]
+)
 def test_a_killed_training_goes_on_from_its_checkpoint_to_the_same_weights(
-    method, sgpt, make_params, examples, pairs, tmp_path, monkeypatch
+    method, beforehand, sgpt, make_params, examples, pairs, tmp_path, monkeypatch
 ):
+    """Also where the reference is asked beside each step, as on a GPU."""
+    monkeypatch.setattr(training, "_trainer", functools.partial(training._trainer, precompute_ref_log_probs=beforehand))
     monkeypatch.setattr(training, "SAVE_STEPS", 2)
     trimmed = []
     monkeypatch.setattr(training, "trim_heap", lambda: trimmed.append(1))
@@ -243,26 +258,38 @@ def test_a_policy_against_itself_has_no_divergence(sgpt, tiny, pairs):
         assert each.chosen_tokens == len("Ask[Which 0?]") + len("<|im_end|>\n") - 9  # bytes; the end mark is one token
 
 
-def test_the_reference_is_the_sgpt_policy_and_stays_frozen(sgpt, tiny, make_params, pairs, tmp_path):
+@pytest.mark.parametrize("beforehand", [True, False])
+def test_the_reference_is_the_sgpt_policy_and_stays_frozen(beforehand, sgpt, tiny, make_params, pairs, tmp_path):
+    """Asked before the training, as on a CPU, or beside each step, as on a GPU."""
     import torch
+    from trl.trainer.utils import use_adapter
 
     model, tokenizer = load_backbone(tiny)
     plain = load_adapter(model, tiny, sgpt, trainable=False)
 
-    def log_probability(pair, answer):
+    def log_probability(model, pair, answer):
         (row,) = join_examples([SFTExample(prompt=pair.prompt, completion=answer, task_id="t", turn=0)], tokenizer)
         with torch.no_grad():
-            scores = plain(input_ids=torch.tensor([row.input_ids])).logits[0, :-1].float().log_softmax(-1)
+            scores = model(input_ids=torch.tensor([row.input_ids])).logits[0, :-1].float().log_softmax(-1)
         chosen = scores.gather(1, torch.tensor(row.input_ids[1:])[:, None])[:, 0]
         return (chosen * torch.tensor(row.completion_mask[1:])).sum().item()
 
-    wanted = [log_probability(pair, pair.chosen) for pair in pairs]
-    model, tokenizer = load_backbone(tiny)
-    trainer = training._trainer("dpo", make_params(), load_adapter(model, tiny, sgpt), tokenizer, TrainingSet(pairs), tmp_path)
-    reference = list(trainer.train_dataset["ref_chosen_logps"])
-    assert reference == pytest.approx(wanted, rel=0.01)  # bfloat16
+    wanted = [log_probability(plain, pair, pair.chosen) for pair in pairs]
+    policy = load_adapter(load_backbone(tiny)[0], tiny, sgpt)
+    trainer = training._trainer(
+        "dpo", make_params(), policy, tokenizer, TrainingSet(pairs), tmp_path, precompute_ref_log_probs=beforehand
+    )  # fmt: skip
+
+    def reference():
+        if beforehand:
+            return list(trainer.train_dataset["ref_chosen_logps"])
+        with use_adapter(policy, adapter_name="ref"):
+            return [log_probability(policy.eval(), pair, pair.chosen) for pair in pairs]
+
+    before = reference()
+    assert before == pytest.approx(wanted, rel=0.01)  # bfloat16
     trainer.train()
-    assert list(trainer.train_dataset["ref_chosen_logps"]) == reference
+    assert reference() == before and [log_probability(policy.eval(), pair, pair.chosen) for pair in pairs] != before
     first = next(line for line in trainer.state.log_history if "loss" in line)
     assert first["rewards/margins"] == pytest.approx(0, abs=1e-4)
 
