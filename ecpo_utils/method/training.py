@@ -24,7 +24,7 @@ from ..llm.lora import CARD
 from ..llm.models import weights_hashes
 from .backbone import add_adapter, free_memory, load_adapter, load_backbone, trim_heap
 from .cards import write_card
-from .sequences import TokenizedDialogue, join_examples
+from .sequences import TokenizedDialogue, completion_of, join_examples, tokens
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -72,8 +72,9 @@ def train_adapter(method: Method, params: Params, rows: TrainingSet, target: Pat
         start: Adapter to begin with.
 
     Raises:
-        TrainingError: If there is no row or only one pair, if a row is longer than the context, if `start` does not fit
-            the backbone, if the loss is no number, or if a checkpoint holds more than numbers; says what to change.
+        TrainingError: If there is no row or only one pair, if a row is longer than the context, if the chat template changes a
+            prompt to which a reply is added, if `start` does not fit the backbone, if the loss is no number, or if a checkpoint
+            holds more than numbers; says what to change.
         ModelError: If the backbone's weights cannot be had.
     """
     _check_rows(method, rows)
@@ -190,7 +191,8 @@ def _as_text(pair: PreferencePair, tokenizer: PreTrainedTokenizerBase) -> dict[s
     prompt, mark = tokenizer.apply_chat_template(pair.prompt, tokenize=False, add_generation_prompt=True), tokenizer.eos_token
     row = {"prompt": prompt}
     for name in ("chosen", "rejected"):
-        answer = tokenizer.apply_chat_template([*pair.prompt, *getattr(pair, name)], tokenize=False).removeprefix(prompt)
+        whole = tokenizer.apply_chat_template([*pair.prompt, *getattr(pair, name)], tokenize=False)
+        answer = completion_of(whole, prompt, pair.task_id, pair.turn)
         row[name] = answer[: answer.rindex(mark) + len(mark)] if mark in answer else answer
     return row
 
@@ -250,7 +252,9 @@ def _check_lengths(method: Method, params: Params, rows: TrainingSet, tokenizer:
 
 
 def _count(tokenizer: PreTrainedTokenizerBase, pair: PreferencePair, answer: Sequence[Message]) -> int:
-    return len(tokenizer.apply_chat_template([*pair.prompt, *answer], tokenize=True, return_dict=False))
+    prompt, whole = tokens(tokenizer, pair.prompt, add_generation_prompt=True), tokens(tokenizer, [*pair.prompt, *answer])
+    completion_of(whole, prompt, pair.task_id, pair.turn)  # TRL would only warn
+    return len(whole)
 
 
 def _num_processes() -> int:

@@ -122,6 +122,19 @@ def test_examples_that_do_not_continue_each_other_stay_apart(tiny, dialogue, exa
     assert len(join_examples(examples, tokenizer)) == len(examples)  # the scripted steps hold no history
 
 
+@pytest.mark.parametrize("method", ["sft", "dpo", "simpo"])
+def test_a_chat_template_whose_generation_prompt_is_not_part_of_the_dialogue_is_refused(method, tiny, make_params, dialogue, pairs):
+    _, tokenizer = load_backbone(tiny)
+    tokenizer.chat_template = tokenizer.chat_template.replace("{% endif %}", "<think>{% endif %}")
+    with pytest.raises(TrainingError, match=r"dialogue game/u\d/g1 turn 0: with its reply the prompt reads otherwise .*chat_template"):
+        if method == "sft":
+            join_examples(dialogue, tokenizer)
+        elif method == "dpo":
+            training._check_lengths(method, make_params(), TrainingSet(pairs), tokenizer)
+        else:
+            preference_rows(method, pairs, tokenizer)
+
+
 def test_only_the_answers_are_projected_and_the_loss_is_the_same(sgpt, tiny, make_params, pairs, tmp_path, monkeypatch):
     from trl.trainer import utils
 
