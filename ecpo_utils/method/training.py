@@ -21,7 +21,7 @@ from ..core.errors import TrainingError
 from ..core.params import Params
 from ..core.schema import Message, PreferencePair, SFTExample
 from ..llm.lora import CARD
-from ..llm.models import weights_hashes
+from ..llm.models import fetch_model, weights_hashes
 from .backbone import add_adapter, free_memory, load_adapter, load_backbone, trim_heap
 from .cards import write_card
 from .sequences import TokenizedDialogue, completion_of, join_examples, tokens
@@ -78,6 +78,7 @@ def train_adapter(method: Method, params: Params, rows: TrainingSet, target: Pat
         ModelError: If the backbone's weights cannot be had.
     """
     _check_rows(method, rows)
+    fetch_model(params.cra.model)  # before its hashes are asked for: on a cluster each notebook may run on another machine
     facts = _facts(method, params, rows, start)
     if _is_trained(target, facts["digest"]):
         logger.info("%s is trained already, %s", target, facts["digest"])

@@ -178,6 +178,13 @@ def test_a_training_asks_and_tells_the_hub_nothing(tiny, make_params, examples, 
     assert not [warning for warning in recwarn if "config file" in str(warning.message)]
 
 
+def test_the_weights_are_fetched_before_their_hashes_are_asked_for(make_params, examples, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "fetch_model", lambda name: (_ for _ in ()).throw(ModelError(f"no source has {name}")))
+    monkeypatch.setattr(training, "weights_hashes", lambda name: pytest.fail("asked"))
+    with pytest.raises(ModelError, match="no source has"):
+        train_adapter("sft", make_params(), TrainingSet(examples), tmp_path / "sgpt")
+
+
 def test_another_recipe_of_the_code_trains_anew_and_the_first_is_in_no_digest(sgpt, make_params, examples, monkeypatch):
     first = load_history(sgpt)
     assert "recipe" not in first and training.RECIPE == 1
