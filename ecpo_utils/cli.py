@@ -78,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
 
     publish = add("publish", _publish, "pack a run into results/ and figures/")
     publish.add_argument("--profile", default="cpu")
+    publish.add_argument("--replace", action="store_true", help="drop published files that the run no longer has")
     figures = add("figures", _figures, "draw figures/ again from results/, without any model")
     figures.add_argument("--profile", default="cpu")
     restore = add("restore", _restore, "unpack results/ into runs/, where files are missing, to go on from there")
@@ -180,7 +181,7 @@ def _report(options: argparse.Namespace) -> None:
 def _publish(options: argparse.Namespace) -> None:
     from .publishing import publish_run
 
-    print("\n".join(publish_run(options.profile)))
+    print("\n".join(publish_run(options.profile, replace=options.replace)))
 
 
 def _figures(options: argparse.Namespace) -> None:
