@@ -4,7 +4,8 @@
 # make figures     set up, draw figures/ again from the published results/, without any model
 PROFILE ?= quick
 PYTHON ?= python3
-REQUIREMENTS := $(if $(filter gpu paper,$(PROFILE)),requirements-gpu.txt,requirements.txt)
+VLLM := $(shell grep -E '^[a-z ].*provider.?: *.?vllm' params/$(PROFILE).yaml 2>/dev/null)
+REQUIREMENTS := $(if $(VLLM),requirements-gpu.txt,requirements.txt)
 BIN := .venv/bin
 
 .PHONY: reproduce test bench figures report setup clean

@@ -13,9 +13,13 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from . import data_command
 from .core.errors import EcpoError, ParamsError
+
+if TYPE_CHECKING:
+    from .run import Run
 
 OUTPUT_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # of what is printed; a file's are ArtifactErrors
 
@@ -78,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
 
     publish = add("publish", _publish, "pack a run into results/ and figures/")
     publish.add_argument("--profile", default="cpu", help="file in params/ (default: %(default)s)")
+    publish.add_argument("--replace", action="store_true", help="drop published files that the run no longer has")
     figures = add("figures", _figures, "draw figures/ again from results/, without any model")
     figures.add_argument("--profile", default="cpu", help="file in params/ (default: %(default)s)")
     restore = add("restore", _restore, "unpack results/ into runs/, where files are missing, to go on from there")
@@ -111,6 +116,10 @@ def _parser() -> argparse.ArgumentParser:
     judge.add_argument("--cut", action="store_true", help="judge dialogues up to their first line break, as the release's script did")
     judge.add_argument("--out", type=Path, help="keep the verdicts in this JSONL file; those that it holds are not asked for again")
     judge.add_argument("--json", action="store_true")
+
+    examples = add("examples", _examples, "play the expert's dialogues that SGPT learns from and write the examples, to train by itself")
+    examples.add_argument("--profile", default="quick")
+    examples.add_argument("--domain", default="", help="one domain; all that are tuned by default")
 
     train = add("train", _train, "train adapters from a run's examples or pairs; on several GPUs: accelerate launch -m ecpo_utils.cli")
     train.add_argument("stage", choices=["sgpt", "preferences"])
@@ -180,7 +189,7 @@ def _report(options: argparse.Namespace) -> None:
 def _publish(options: argparse.Namespace) -> None:
     from .publishing import publish_run
 
-    print("\n".join(publish_run(options.profile)))
+    print("\n".join(publish_run(options.profile, replace=options.replace)))
 
 
 def _figures(options: argparse.Namespace) -> None:
@@ -313,11 +322,24 @@ def _judged(row: dict) -> str:
     return ", ".join([f"win rate {row['win_rate']:.2f} [{row['low']:.2f}, {row['high']:.2f}]", f"ties {row['ties']}", *habits])
 
 
-def _train(options: argparse.Namespace) -> None:
+def _tuning_run(options: argparse.Namespace) -> Run:
     from .run import open_run
+
+    return open_run("train", {"profile": options.profile} | ({"domains": [options.domain]} if options.domain else {}))
+
+
+def _examples(options: argparse.Namespace) -> None:
+    from .tuning import build_sgpt_sets, play_expert
+
+    run = _tuning_run(options)
+    for domain, rows in build_sgpt_sets(run, asyncio.run(play_expert(run))).items():
+        print(f"{run.paths.examples(domain, 'sgpt')}: {len(rows.train)} examples to train on, {len(rows.validation)} to watch with")
+
+
+def _train(options: argparse.Namespace) -> None:
     from .tuning import load_preference_sets, load_sgpt_sets, train_preferences, train_sgpt
 
-    run = open_run("train", {"profile": options.profile} | ({"domains": [options.domain]} if options.domain else {}))
+    run = _tuning_run(options)
     if options.stage == "sgpt":
         adapters = list(train_sgpt(run, load_sgpt_sets(run)).values())
     else:

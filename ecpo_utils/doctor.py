@@ -7,7 +7,6 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
@@ -23,7 +22,7 @@ from .core.schema import Role
 from .data.folder import folder_lacks
 from .data.release import release_lacks
 from .llm.models import load_registry, locate_model
-from .llm.servers import list_servers
+from .llm.servers import VLLM, list_servers
 from .llm.transport import OPENAI_URL, endpoint_urls, on_loopback
 
 NEEDED_GB = {"embedded": 6, "vllm": 12}
@@ -140,7 +139,7 @@ def _endpoint_lacks(endpoint: Endpoint, probe: Callable[[str, str], str]) -> lis
         return [f"an entry '{endpoint.model}' in params/models.yaml"]
     if endpoint.provider == "vllm":
         lacks += [] if gpus() else ["a GPU"]
-        lacks += [] if Path(sys.executable).with_name("vllm").is_file() else ["vLLM (pip install -r requirements-gpu.txt)"]
+        lacks += [] if VLLM.is_file() else ["vLLM (pip install -r requirements-gpu.txt)"]
     if psutil.virtual_memory().total / 2**30 < NEEDED_GB[endpoint.provider]:
         lacks.append(f"{NEEDED_GB[endpoint.provider]} GiB of memory")
     if locate_model(endpoint.model) is None and not _can_fetch(endpoint.model):

@@ -26,9 +26,9 @@ EXPERT_LOG = "actcrs_gpt"  # the released log of the expert: ActCRS on GPT-4o mi
 
 
 @contextlib.asynccontextmanager
-async def open_judge(run: Run) -> AsyncIterator[Judge]:
-    """The judge of a run's parameters, with the server it needs."""
-    async with run.clients("judge") as clients:
+async def open_judge(run: Run, *, private: bool = False) -> AsyncIterator[Judge]:
+    """The judge of a run's parameters, with the server it needs; `private` where it reads files that are not the run's."""
+    async with run.clients("judge", private=private) as clients:
         yield make_judge(run.params.judge_mode, clients["judge"], max_words=run.params.judge_max_words)
 
 
@@ -226,5 +226,5 @@ async def judge_files(
     pairs = sample_tasks(pairs, num_pairs, run.params.seed)
     if cut:
         pairs = [(cut_at_line_break(one), cut_at_line_break(other)) for one, other in pairs]
-    async with open_judge(run) as judge:
+    async with open_judge(run, private=True) as judge:
         return await judge_pairs(judge, pairs, first=first.stem, second=second.stem, path=out, keep_others=True), not_shared

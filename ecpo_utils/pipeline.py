@@ -27,8 +27,8 @@ from .data.release import release_lacks
 from .dialogue.agents import find_framework
 from .evaluate.judges import find_judge
 from .llm.models import find_model
-from .llm.servers import check_loadable, server_spec
-from .workflow import NEEDS, domains_parameter
+from .llm.servers import VLLM, check_loadable, server_spec, visible_gpus
+from .workflow import NEEDS, domains_parameter, num_gpus
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _ERROR = re.compile(r"[\w.]*(Error|Exception)\b")  # how the last line of a traceback begins
@@ -52,7 +52,7 @@ def run_study(profile: str, *, only: str = "", domain: str = "all", say: Callabl
 
     Raises:
         ParamsError: If the profile is not well-formed, names a model that its provider cannot serve, a framework or a
-            folder that is not there, or has no such domain or notebook.
+            folder that is not there, needs vLLM or GPUs that are not there, or has no such domain or notebook.
         ArtifactError: If another run of the profile is under way, or files cannot be written.
         StudyError: If a notebook fails.
     """
@@ -65,6 +65,7 @@ def run_study(profile: str, *, only: str = "", domain: str = "all", say: Callabl
     _check_release(params)
     _check_folder(params)
     names = _chosen(params, only, domain)
+    _check_vllm(params, names)
     paths = RunPaths(root, profile)
     with exclusive(paths) as lock:
         say(f"== study, profile {profile}: {', '.join(names)}")
@@ -89,6 +90,16 @@ def _check_models(params: Params) -> None:
                 check_loadable(server_spec(endpoint.provider, endpoint.model, adapter=endpoint.adapter))
     except ModelError as error:
         raise ParamsError(f"params/{params.profile}.yaml: {role}: {error}") from None
+
+
+def _check_vllm(params: Params, names: Sequence[str]) -> None:
+    needed, there = max(num_gpus(name, params) for name in names), len(visible_gpus())
+    roles = ", ".join(role for role in get_args(Role) if getattr(params, role).provider == "vllm")
+    if needed and not VLLM.is_file():
+        raise ParamsError(f"params/{params.profile}.yaml: {roles}: {VLLM} is missing; run: pip install -r requirements-gpu.txt")
+    if needed > there:
+        advice = "lower replicas, give roles the same model, or take another provider"
+        raise ParamsError(f"params/{params.profile}.yaml: {roles}: vLLM needs {needed} GPUs at once, {there} are in sight; {advice}")
 
 
 def _check_frameworks(params: Params) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ class Estimate:
 
     Attributes:
         units: Personas, dialogues, replies or pairs.
-        hours: With as many calls in flight as the params allow; training and start-up are not in it.
+        hours: With as many calls and dialogues in flight as the params allow; training and start-up are not in it.
     """
 
     stage: str
@@ -55,13 +56,14 @@ class Plan:
         self._frameworks()
         self._tuning()
 
-    def _add(self, stage: str, role: Role, units: float, unit: dict, times: float = 1.0) -> None:
-        """`units` units of `times` the calls of `unit`."""
+    def _add(self, stage: str, role: Role, units: float, unit: dict, times: float = 1.0, in_flight: float = math.inf) -> None:
+        """`units` units of `times` the calls of `unit`, `in_flight` of them at most at once."""
         endpoint = getattr(self.params, role)
         calls = units * times * unit["calls"]
         tokens = calls * unit["prompt_tokens"], calls * unit["completion_tokens"]
         speed = self.units["seconds"][endpoint.provider]
-        seconds = (calls * speed["call"] + tokens[1] * speed["output_token"]) / min(endpoint.max_concurrency, max(units, 1))
+        at_once = min(endpoint.max_concurrency, in_flight, max(units, 1))
+        seconds = (calls * speed["call"] + tokens[1] * speed["output_token"]) / at_once
         new = Estimate(stage, role, units, calls, *tokens, call_cost(endpoint, *tokens), seconds / 3600)
         old = self._found.get((stage, role))
         sums = map(sum, zip(astuple(old)[2:], astuple(new)[2:], strict=True)) if old else astuple(new)[2:]
@@ -74,9 +76,9 @@ class Plan:
             raise ParamsError(f"{UNITS} does not say what {name} costs; add it under '{kind}'") from None
 
     def _dialogues(self, stage: str, role: Role, number: float, framework: str = "actcrs") -> None:
-        turns = self.params.max_turns
-        self._add(stage, role, number, self._unit("agents", framework), turns)
-        self._add(stage, "simulator", number, self._unit("simulators", self.params.simulator_mode), turns)
+        turns, in_flight = self.params.max_turns, self.params.dialogues_in_flight
+        self._add(stage, role, number, self._unit("agents", framework), turns, in_flight)
+        self._add(stage, "simulator", number, self._unit("simulators", self.params.simulator_mode), turns, in_flight)
 
     def _tests(self, name: str, domains: Sequence[str]) -> int:
         """Test tasks of some domains by a parameter, in which 0 means all."""
@@ -128,7 +130,8 @@ class Plan:
         self._add("08 rewriting", "rewriter", replies, self._unit("rewriters", params.rewriter_mode))
         if params.verify_rewrites:
             self._add("08 rewriting", "simulator", replies, self.units["confirmation"])
-        self._add("08 rewriting", "judge", replies * self.units["share_of_pairs_judged"], self._judge)
+        pairs = replies * self.units["share_of_rewrites_kept"]
+        self._add("08 rewriting", "judge", min(params.num_judge_pairs * len(domains) or pairs, pairs), self._judge)
         compared = {d: self._tests("num_cra_tasks", [d]) for d in self._among(params.cra_domains)}
         played = {d: max(params.num_simulation_tasks, compared.get(d, 0)) for d in domains}
         self._dialogues("10 main results", "expert", sum(max(0, self._tests("num_test_tasks", [d]) - played[d]) for d in domains))

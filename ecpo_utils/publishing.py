@@ -27,11 +27,15 @@ CONTENTS = "contents.json"
 ANSWERS = "answers"  # folder of what the models said, a file for each publication: a run under newer code replays from there
 
 
-def publish_run(profile: str) -> list[str]:
+def publish_run(profile: str, *, replace: bool = False) -> list[str]:
     """Pack `runs/PROFILE` into `results/PROFILE` and copy its figures to `figures/`; returns lines that say what was written.
 
+    Args:
+        profile: Whose run.
+        replace: Whether published files that the run no longer has are dropped.
+
     Raises:
-        ArtifactError: If nothing has run yet, or a file cannot be written.
+        ArtifactError: If nothing has run yet, if a published file would be lost, or a file cannot be written.
     """
     root = repository_root()
     paths, target = RunPaths(root, profile), root / "results" / profile
@@ -52,7 +56,14 @@ def publish_run(profile: str) -> list[str]:
             shutil.copyfile(source, copy)
         _pack_answers(paths, target / ANSWERS, new / ANSWERS)
         packed = sorted(path for path in new.rglob("*") if path.is_file())
-        write_json(new / CONTENTS, {str(path.relative_to(new)): sha256_file(path) for path in packed})
+        contents = {str(path.relative_to(new)): sha256_file(path) for path in packed}
+        if not replace and (target / CONTENTS).is_file() and (lost := sorted(_contents(target).keys() - contents)):
+            shutil.rmtree(new)
+            raise ArtifactError(
+                f"the run lacks {len(lost)} files that are published, {lost[0]} first; run: ecpo restore --profile {profile}, "
+                f"or to drop them: ecpo publish --profile {profile} --replace"
+            )
+        write_json(new / CONTENTS, contents)
         size = sum(path.stat().st_size for path in packed) / 1e6
         shutil.rmtree(target, ignore_errors=True)
         new.rename(target)

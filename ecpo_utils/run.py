@@ -67,18 +67,22 @@ class Run:
         return self.params.domains
 
     @contextlib.asynccontextmanager
-    async def clients(self, *roles: Role, adapter: Path | None = None) -> AsyncIterator[dict[Role, ChatClient]]:
+    async def clients(self, *roles: Role, adapter: Path | None = None, private: bool = False) -> AsyncIterator[dict[Role, ChatClient]]:
         """Chat clients of some roles, with the servers they need, cached in the run's response cache.
 
         Args:
             *roles: Whose endpoints.
             adapter: Folder of a LoRA adapter for the `cra` endpoint to carry.
+            private: Whether they work on files that are not the run's; their calls have a log of their own.
         """
         with contextlib.closing(ResponseCache(self.paths.responses)) as cache:
             endpoints = {role: getattr(self.params, role) for role in roles}
             if adapter:
                 endpoints["cra"] = endpoints["cra"].model_copy(update={"adapter": str(adapter)})
-            options = {"calls_log": self.paths.calls, "seed": self.params.seed, "budget": self._budget}
+            every = [getattr(self.params, role) for role in get_args(Role)]
+            log = self.paths.private_calls if private else self.paths.calls
+            budget = Budget(self.params.max_spend_usd, log) if private else self._budget
+            options = {"sharing": every, "calls_log": log, "seed": self.params.seed, "budget": budget}
             async with open_clients(endpoints, cache=cache, **options) as clients:
                 yield clients
 

@@ -6,8 +6,8 @@ import ast
 import functools
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
 
 import nbformat
 
@@ -111,12 +111,23 @@ def notebook_parameters(name: str, profile: str) -> dict:
     return {key: values[key] for key in declared_parameters(name)}
 
 
-def needs_gpu(name: str, profile: str) -> bool:
-    """Whether a notebook serves or trains a model on the GPUs of its machine."""
-    params = _profile(profile)
-    summarised = ["simulator"] if params.data_source == "folder" and params.item_summaries else []
-    roles = {"01_environment": summarised, "02_persona_diversity": ["persona"], "11_case_studies": []}
-    return any(getattr(params, role).provider == "vllm" for role in roles.get(name, get_args(Role)))
+# roles whose servers are up at the same time, in one stage of a notebook or another
+TOGETHER: list[tuple[Role, ...]] = [("simulator", "expert"), ("simulator", "cra"), ("simulator", "rewriter"), ("judge",)]
+
+
+def num_gpus(name: str, params: Params) -> int:
+    """How many GPUs of its machine the models that a notebook serves or trains need at once: vLLM takes whole ones."""
+    summarised = [("simulator",)] if params.data_source == "folder" and params.item_summaries else []
+    stages = {"01_environment": summarised, "02_persona_diversity": [("persona",)], "11_case_studies": []}.get(name, TOGETHER)
+    return max((_stage_gpus(name, params, roles) for roles in stages), default=0)
+
+
+def _stage_gpus(name: str, params: Params, roles: Sequence[Role]) -> int:
+    """Those of a set of roles, of which all with the same model share a server; a tuned `cra` has its own."""
+    endpoints = {role: getattr(params, role) for role in roles}
+    adapters = {role: "tuned" if role == "cra" and name >= "06" else endpoint.adapter for role, endpoint in endpoints.items()}
+    servers = {(e.model, adapters[role], e.replicas) for role, e in endpoints.items() if e.provider == "vllm"}
+    return sum(replicas for _, _, replicas in servers)
 
 
 def folder_files(name: str, profile: str) -> list[str]:
@@ -131,6 +142,11 @@ def folder_files(name: str, profile: str) -> list[str]:
 @functools.cache
 def _profile(profile: str) -> Params:
     return load_profile(repository_root() / "params" / f"{profile}.yaml")
+
+
+def notebook_gpus(name: str, profile: str) -> int:
+    """`num_gpus` by the profile's name, as the Snakefile asks."""
+    return num_gpus(name, _profile(profile))
 
 
 def papermill_command(name: str, profile: str, scope: str) -> str:

@@ -33,6 +33,7 @@ from ecpo_utils.judging import (
     sample_tasks,
     save_reliability,
 )
+from ecpo_utils.publishing import publish_run
 from ecpo_utils.run import open_run
 
 ROOT = Path(__file__).parents[1]
@@ -289,6 +290,15 @@ def test_files_are_judged_on_the_tasks_that_both_have(run, files):
     verdicts, not_shared = asyncio.run(judge_files(run, files / "a.jsonl", files / "b.jsonl"))
     assert (len(verdicts), not_shared) == (3, 1) and {(row.first, row.second) for row in verdicts} == {("a", "b")}
     assert len(asyncio.run(judge_files(run, files / "a.jsonl", files / "b.jsonl", num_pairs=2))[0]) == 2
+
+
+def test_answers_about_files_of_ones_own_are_logged_apart_and_not_published(run, files, checkout):
+    asyncio.run(judge_files(run, files / "a.jsonl", files / "b.jsonl"))
+    assert run.paths.private_calls.is_file() and not run.paths.calls.exists()
+    write_jsonl(run.paths.trajectories("book", "actcrs_expert"), [dialogue(0, *GOOD)])
+    publish_run("quick")
+    published = {path.name for path in (checkout / "results" / "quick").rglob("*") if path.is_file()}
+    assert published == {"actcrs_expert.jsonl.gz", "contents.json"}
 
 
 def test_json_of_two_files(judge):

@@ -64,9 +64,12 @@ def is_up(pid):
 
 
 @pytest.mark.skipif(not shutil.which("make"), reason="needs make")
-def test_make_installs_a_gpu_profiles_requirements_after_an_ordinary_set_up(tmp_path):
+def test_make_installs_vllm_for_a_profile_that_names_it_after_an_ordinary_set_up(tmp_path):
     for name in ("Makefile", "requirements.txt", "requirements-gpu.txt", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "params", tmp_path / "params")
+    (tmp_path / "params" / "mine.yaml").write_text("cra:\n  provider: vllm\n  model: m\n")
+    (tmp_path / "params" / "yours.yaml").write_text("# not provider: vllm\ncra: {provider: embedded, model: m}\n")
 
     def planned(*words):
         done = subprocess.run(["make", "-n", "setup", *words], cwd=tmp_path, capture_output=True, text=True, check=True)
@@ -76,7 +79,8 @@ def test_make_installs_a_gpu_profiles_requirements_after_an_ordinary_set_up(tmp_
     assert installed == ["requirements.txt"]
     (tmp_path / stamp).parent.mkdir()
     (tmp_path / stamp).touch()
-    assert planned() == ([], []) and planned("PROFILE=gpu")[0] == ["requirements-gpu.txt"]
+    assert planned() == planned("PROFILE=cpu") == planned("PROFILE=yours") == ([], [])
+    assert all(planned(f"PROFILE={name}")[0] == ["requirements-gpu.txt"] for name in ("gpu", "paper", "mine"))
 
 
 @pytest.mark.parametrize(("only", "expected"), [("", list(NEEDS)), ("02", ["01_environment", "02_persona_diversity"])])
@@ -244,6 +248,26 @@ def test_what_a_killed_run_left_at_work_is_ended_first(paths, said, monkeypatch)
         lock.flush()
     run_study("quick", say=said.append)
     assert left.wait(10) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    ("binary", "gpus", "message"),
+    [(False, ["0"], "gpu.yaml: cra: .*vllm is missing; run: pip install -r requirements-gpu.txt"),
+     (True, [], "gpu.yaml: cra: vLLM needs 1 GPUs at once, 0 are in sight; lower replicas")],
+)  # fmt: skip
+def test_what_vllm_lacks_is_told_before_anything_is_spent(paths, said, monkeypatch, binary, gpus, message):
+    vllm = paths.root / "vllm"
+    monkeypatch.setattr(pipeline, "VLLM", vllm)
+    monkeypatch.setattr(pipeline, "visible_gpus", lambda: gpus)
+    fake(monkeypatch, lambda paths, names, domain: None)
+    if binary:
+        vllm.touch()
+    with pytest.raises(ParamsError, match=message):
+        run_study("gpu", say=said.append)
+    run_study("gpu", only="02", say=said.append)  # which serves nothing
+    vllm.touch()
+    monkeypatch.setattr(pipeline, "visible_gpus", lambda: ["0"])
+    run_study("gpu", say=said.append)
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,19 @@ def test_dialogues_that_notebook_03_played_are_not_counted_again(paper):
     assert find(few, "04 frameworks", "expert").units - find(many, "04 frameworks", "expert").units == 3 * 90
 
 
+def test_notebook_08_judges_as_many_rewrites_of_each_domain_as_it_is_told_to(paper):
+    assert find(Plan(paper), "08 rewriting", "judge").units == 3 * 100
+    whole = Plan(paper.model_copy(update={"num_judge_pairs": 0}))
+    assert find(whole, "08 rewriting", "judge").units == pytest.approx(3 * 500 * 5 * 0.6 * 0.7)
+    more = Plan(paper.model_copy(update={"num_judge_pairs": 99_999}))
+    assert find(more, "08 rewriting", "judge") == find(whole, "08 rewriting", "judge")
+
+
+def test_no_more_calls_are_in_flight_than_dialogues(paper):
+    hours = [find(Plan(paper.model_copy(update={"dialogues_in_flight": n})), "07 confirmation", "cra").hours for n in (64, 16, 999)]
+    assert hours[1] == pytest.approx(4 * hours[0]) and hours[2] == hours[0]
+
+
 def test_sum_is_held_against_the_spending_limit(paper):
     assert "would stop before its end" in "\n".join(Plan(paper.model_copy(update={"max_spend_usd": 1.0})).lines())
     assert "within max_spend_usd 500" in "\n".join(Plan(paper).lines())

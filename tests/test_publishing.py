@@ -92,6 +92,22 @@ def test_a_run_is_restored_where_files_are_missing(run, tmp_path):
     assert restore_run("quick") == (1, 0) and load_jsonl(path, Trajectory) == rows and other.read_text() == ""
 
 
+def test_a_run_that_lacks_published_files_drops_them_only_if_told_to(run, tmp_path):
+    publish_run("quick")
+    contents = tmp_path / "results" / "quick" / publishing.CONTENTS
+    before = contents.read_bytes()
+    run.paths.trajectories("book", "actcrs_base").unlink()
+    lost = "book/trajectories/actcrs_base.jsonl.gz"
+    with pytest.raises(ArtifactError, match=f"lacks 1 files that are published, {lost} first; run: ecpo restore --profile quick"):
+        publish_run("quick")
+    assert contents.read_bytes() == before and [path.name for path in (tmp_path / "results").iterdir()] == ["quick"]
+    assert restore_run("quick") == (1, 0)
+    publish_run("quick")
+    run.paths.trajectories("book", "actcrs_base").unlink()
+    publish_run("quick", replace=True)
+    assert lost not in json.loads(contents.read_text())
+
+
 def test_packing_twice_gives_the_same_bytes(run, tmp_path):
     publish_run("quick")
     before = {path: path.read_bytes() for path in (tmp_path / "results").rglob("*") if path.is_file()}

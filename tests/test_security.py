@@ -390,11 +390,13 @@ def test_a_pickle_in_the_place_of_an_index_is_not_run(tmp_path, bomb, content):
 # servers
 
 
-def test_vllm_is_started_on_loopback_with_safetensors_and_its_key_in_no_argument(monkeypatch):
+def test_vllm_is_started_on_loopback_with_safetensors_and_its_key_in_no_argument(monkeypatch, tmp_path):
     """The embedded server's socket is looked at in llm/test_servers.py."""
     started = {}
     monkeypatch.setattr(supervisor.subprocess, "Popen", lambda command, **options: started.update(command=command, **options))
+    monkeypatch.setattr(supervisor, "visible_gpus", list)
     options = {"model": "m", "weights": "/w", "slots": 2, "replicas": 1, "context_tokens": 512, "adapter": "/a/sgpt", "lora_rank": 8}
+    options["folder"] = str(tmp_path / "m")
     supervisor._start_vllm(options, 1234, KEY)
     command = started["command"]
     assert command[command.index("--host") + 1] == "127.0.0.1" and command[command.index("--load-format") + 1] == "safetensors"

@@ -60,6 +60,11 @@ class RunPaths:
     def calls(self) -> Path:
         return self.run / "calls.jsonl"
 
+    @property
+    def private_calls(self) -> Path:
+        """Calls about files that are not the run's; answers to them are not published."""
+        return self.run / "private_calls.jsonl"
+
     def domain(self, domain: str) -> Path:
         return self.run / domain
 

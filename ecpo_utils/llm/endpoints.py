@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import urllib.parse
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
 
 from ..core.errors import EndpointError
@@ -47,23 +47,43 @@ def _place(endpoint: Endpoint) -> tuple:
     return endpoint.provider, endpoint.model, endpoint.adapter, *endpoint_urls(endpoint)
 
 
+def _most_calls(endpoints: Iterable[Endpoint]) -> dict[tuple, int]:
+    """The highest `max_concurrency` at each place."""
+    found: dict[tuple, int] = {}
+    for endpoint in endpoints:
+        found[_place(endpoint)] = max(found.get(_place(endpoint), 0), endpoint.max_concurrency)
+    return found
+
+
 @contextlib.asynccontextmanager
 async def open_clients(
-    endpoints: dict[str, Endpoint], *, cache: ResponseCache, calls_log: Path, seed: int = 0, budget: Budget | None = None
+    endpoints: dict[str, Endpoint],
+    *,
+    cache: ResponseCache,
+    calls_log: Path,
+    sharing: Sequence[Endpoint] = (),
+    seed: int = 0,
+    budget: Budget | None = None,
 ) -> AsyncIterator[dict[str, ChatClient]]:
     """A client for each role, with the servers they need.
 
     Each role keeps its own limit of calls in flight. Roles on the same endpoint share its server, and together
     have as many calls in flight as the one of them that may have most.
 
+    Args:
+        endpoints: By role.
+        cache: Of answers.
+        calls_log: A line for each call.
+        sharing: Endpoints of the run's roles, which may come to the same servers while these are up.
+        seed: Of sampling.
+        budget: What may be spent.
+
     Raises:
         EndpointError: If an endpoint refuses or does not answer.
         ModelError: If weights or a server for them cannot be had.
     """
-    slots: dict[tuple, int] = {}
-    for endpoint in endpoints.values():
-        slots[_place(endpoint)] = max(slots.get(_place(endpoint), 0), endpoint.max_concurrency)
-    limits = {place: asyncio.Semaphore(number) for place, number in slots.items()}
+    slots = _most_calls([*endpoints.values(), *sharing])
+    limits = {place: asyncio.Semaphore(number) for place, number in _most_calls(endpoints.values()).items()}
     async with contextlib.AsyncExitStack() as stack:
         clients = {}
         for role, endpoint in endpoints.items():

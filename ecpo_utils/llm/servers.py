@@ -11,6 +11,7 @@ import fcntl
 import json
 import logging
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 MAX_CONTEXT_TOKENS = 8192  # per slot: a dialogue of five turns with its searches
 SLOTS = 1  # as the CPU profiles ask for, so that `ecpo serve` and a run share a server
+VLLM = Path(sys.executable).with_name("vllm")  # its command, in this environment
 VLLM_LORA_RANKS = (8, 16, 32, 64, 128, 256, 512)  # what `--max-lora-rank` takes
 FULL_DISK_BYTES = 1 << 16
 START_TIMEOUT_S = {"embedded": 120.0, "vllm": 1200.0}
@@ -58,7 +60,22 @@ class ServerSpec:
 
     @property
     def folder(self) -> Path:
-        return cache_root() / "servers" / f"{self.model}-{digest(self.__dict__, 10)}"
+        return servers_folder() / f"{self.model}-{digest(self.__dict__, 10)}"
+
+
+def servers_folder() -> Path:
+    """State of the servers of this machine; others, which may share the cache, have their own."""
+    return cache_root() / "servers" / platform.node()
+
+
+def visible_gpus() -> list[str]:
+    """Ids of the NVIDIA GPUs that servers may use: those that CUDA_VISIBLE_DEVICES names, else all that nvidia-smi lists."""
+    if (ids := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [word for word in ids.replace(" ", "").split(",") if word]
+    if not shutil.which("nvidia-smi"):
+        return []
+    done = subprocess.run(["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True)
+    return done.stdout.split() if done.returncode == 0 else []
 
 
 def server_spec(engine: str, model: str, slots: int = SLOTS, adapter: str | None = None, replicas: int = 1) -> ServerSpec:
@@ -142,7 +159,7 @@ def running_server(folder: Path) -> RunningServer | None:
 
 def list_servers() -> list[RunningServer]:
     """All servers of this user that are up."""
-    found = (running_server(folder) for folder in sorted((cache_root() / "servers").glob("*")))
+    found = (running_server(folder) for folder in sorted(servers_folder().glob("*")))
     return [server for server in found if server]
 
 

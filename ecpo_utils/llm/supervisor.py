@@ -21,7 +21,7 @@ import urllib.request
 from pathlib import Path
 
 from ..core.concurrency import available_cores
-from .servers import flock, is_locked
+from .servers import VLLM, flock, is_locked, visible_gpus
 
 IDLE_S = 5.0  # without a lease, before the server goes: long enough for the next notebook to take over
 PROMPT_CACHE_MB = 512
@@ -65,9 +65,10 @@ def _die_with_parent() -> None:
 
 
 def _start_vllm(options: dict, port: int, key: str) -> subprocess.Popen:
-    """`vllm serve` on loopback. vLLM documentation: OpenAI-compatible server, LoRA adapters."""
+    """`vllm serve` on loopback, on GPUs of its own. vLLM documentation: OpenAI-compatible server, LoRA adapters."""
+    gpus = take_gpus(Path(options["folder"]).parent, options["replicas"])
     command = [
-        str(Path(sys.executable).with_name("vllm")),
+        str(VLLM),
         "serve",
         options["weights"],
         "--served-model-name",
@@ -90,7 +91,29 @@ def _start_vllm(options: dict, port: int, key: str) -> subprocess.Popen:
         command += ["--max-model-len", str(options["context_tokens"])]
     if adapter := options["adapter"]:
         command += ["--enable-lora", "--max-lora-rank", str(options["lora_rank"]), "--lora-modules", f"{Path(adapter).name}={adapter}"]
-    return subprocess.Popen(command, env={**os.environ, "VLLM_API_KEY": key}, preexec_fn=_die_with_parent)
+    environment = {**os.environ, "VLLM_API_KEY": key} | ({"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {})
+    return subprocess.Popen(command, env=environment, preexec_fn=_die_with_parent)
+
+
+def take_gpus(folder: Path, number: int) -> list[str]:
+    """Ids of GPUs that no other server has, theirs until this process ends; none where no GPU is in sight.
+
+    vLLM claims nine tenths of a GPU's memory, so that each server needs GPUs of its own.
+    """
+    visible, taken = visible_gpus(), []
+    for gpu in visible:
+        lock = os.open(folder / f"gpu-{gpu}.lock", os.O_WRONLY | os.O_CREAT, 0o600)  # left open: the lock goes with the process
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            taken.append(gpu)
+        except BlockingIOError:
+            os.close(lock)
+        if len(taken) == number:
+            return taken
+    if visible:
+        needed = f"it needs {number} of the {len(visible)} GPUs in sight for itself"
+        sys.exit(f"{needed}, other servers leave {len(taken)}; end them, or lower replicas")
+    return []
 
 
 def _answers(base_url: str, key: str) -> bool:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import gc
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,6 +79,13 @@ def load_adapter(model: PreTrainedModel, name: str, adapter: Path, *, trainable:
         return PeftModel.from_pretrained(model, str(adapter), is_trainable=trainable)
     except (RuntimeError, ValueError, KeyError) as error:
         raise TrainingError(f"{adapter} does not fit {name}: {' '.join(str(error).split())[:200]}") from None
+
+
+def trim_heap() -> None:
+    """Give the heap's free pages back to the system; glibc keeps them, other C libraries know no such call."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def free_memory() -> None:

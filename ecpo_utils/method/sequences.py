@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from ..core.errors import TrainingError
 from ..core.schema import Message, SFTExample
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+S = TypeVar("S", list[int], str)
 
 
 @dataclass(frozen=True)
@@ -35,12 +38,15 @@ def join_examples(examples: Sequence[SFTExample], tokenizer: PreTrainedTokenizer
     The loss over a joined sequence is the sum of the losses of its examples, as attention looks back only; the prompt
     that they share is read once, not once per action. An example that does not continue the one before starts a new
     sequence.
+
+    Raises:
+        TrainingError: If the model's chat template does not put a completion behind the prompt as it is.
     """
     found: list[TokenizedDialogue] = []
     for example in examples:
-        prompt = _tokens(tokenizer, example.prompt, add_generation_prompt=True)
-        whole = _tokens(tokenizer, [*example.prompt, *example.completion])
-        mask = [0] * len(prompt) + [1] * (len(whole) - len(prompt))
+        prompt = tokens(tokenizer, example.prompt, add_generation_prompt=True)
+        whole = tokens(tokenizer, [*example.prompt, *example.completion])
+        mask = [0] * len(prompt) + [1] * len(completion_of(whole, prompt, example.task_id, example.turn))
         if found and found[-1].task_id == example.task_id and prompt[: len(found[-1].input_ids)] == found[-1].input_ids:
             before = found.pop().completion_mask
             mask[: len(before)] = before
@@ -48,5 +54,20 @@ def join_examples(examples: Sequence[SFTExample], tokenizer: PreTrainedTokenizer
     return found
 
 
-def _tokens(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], **options: object) -> list[int]:
+def completion_of(whole: S, prompt: S, task_id: str, turn: int) -> S:
+    """What a dialogue, as tokens or as text, has behind its prompt.
+
+    Raises:
+        TrainingError: If the prompt with its generation prompt is not how the dialogue begins; other tokens would be learned.
+    """
+    if whole[: len(prompt)] != prompt:
+        raise TrainingError(
+            f"dialogue {task_id} turn {turn}: with its reply the prompt reads otherwise than without, by the model's chat template; "
+            f"take a cra whose template only adds to what was said, or change its chat_template"
+        )
+    return whole[len(prompt) :]
+
+
+def tokens(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], **options: object) -> list[int]:
+    """Messages by the chat template."""
     return tokenizer.apply_chat_template(list(messages), tokenize=True, return_dict=False, **options)

@@ -10,6 +10,7 @@ import os
 import pickle
 import shutil
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,17 +21,19 @@ from ..core.errors import TrainingError
 from ..core.params import Params
 from ..core.schema import Message, PreferencePair, SFTExample
 from ..llm.lora import CARD
-from ..llm.models import weights_hashes
-from .backbone import add_adapter, free_memory, load_adapter, load_backbone
+from ..llm.models import fetch_model, weights_hashes
+from .backbone import add_adapter, free_memory, load_adapter, load_backbone, trim_heap
 from .cards import write_card
-from .sequences import TokenizedDialogue, join_examples
+from .sequences import TokenizedDialogue, completion_of, join_examples, tokens
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
 logger = logging.getLogger(__name__)
 
 Method = Literal["sft", "dpo", "kto", "simpo"]
+RECIPE = 1  # raise it when other code would train other weights on the same rows: adapters of an earlier one are then trained anew
 DPO_ONLY = ("dpo_learning_rate", "dpo_beta", "dpo_sft_weight")  # the other dpo_* hold for all preference methods
 SAVE_STEPS = 10  # on two cores a step of DPO takes most of a minute
 STEP_SECONDS = "step_seconds"  # key of a log line
@@ -69,11 +72,13 @@ def train_adapter(method: Method, params: Params, rows: TrainingSet, target: Pat
         start: Adapter to begin with.
 
     Raises:
-        TrainingError: If there is no row or only one pair, if a row is longer than the context, if `start` does not fit
-            the backbone, if the loss is no number, or if a checkpoint holds more than numbers; says what to change.
+        TrainingError: If there is no row or only one pair, if a row is longer than the context, if the chat template changes a
+            prompt to which a reply is added, if `start` does not fit the backbone, if the loss is no number, or if a checkpoint
+            holds more than numbers; says what to change.
         ModelError: If the backbone's weights cannot be had.
     """
     _check_rows(method, rows)
+    fetch_model(params.cra.model)  # before its hashes are asked for: on a cluster each notebook may run on another machine
     facts = _facts(method, params, rows, start)
     if _is_trained(target, facts["digest"]):
         logger.info("%s is trained already, %s", target, facts["digest"])
@@ -90,7 +95,7 @@ def train_adapter(method: Method, params: Params, rows: TrainingSet, target: Pat
         rows = TrainingSet(join_examples(rows.train, tokenizer), join_examples(rows.validation, tokenizer))
     lengths = _check_lengths(method, params, rows, tokenizer)
     model = load_adapter(model, params.cra.model, start) if start else add_adapter(model, params)
-    with _answers_only():
+    with _answers_only(), _nothing_asked():
         trainer = _trainer(method, params, model, tokenizer, rows, work)
         checkpoint = last_checkpoint(work)
         if checkpoint:
@@ -187,7 +192,8 @@ def _as_text(pair: PreferencePair, tokenizer: PreTrainedTokenizerBase) -> dict[s
     prompt, mark = tokenizer.apply_chat_template(pair.prompt, tokenize=False, add_generation_prompt=True), tokenizer.eos_token
     row = {"prompt": prompt}
     for name in ("chosen", "rejected"):
-        answer = tokenizer.apply_chat_template([*pair.prompt, *getattr(pair, name)], tokenize=False).removeprefix(prompt)
+        whole = tokenizer.apply_chat_template([*pair.prompt, *getattr(pair, name)], tokenize=False)
+        answer = completion_of(whole, prompt, pair.task_id, pair.turn)
         row[name] = answer[: answer.rindex(mark) + len(mark)] if mark in answer else answer
     return row
 
@@ -203,6 +209,7 @@ def _check_rows(method: Method, rows: TrainingSet) -> None:
 def _facts(method: Method, params: Params, rows: TrainingSet, start: Path | None) -> dict:
     """What decides an adapter, and its digest."""
     searches = {"searches": len(rows.searches)} if rows.searches else {}
+    recipe = {"recipe": RECIPE} if RECIPE > 1 else {}  # the first adapters were published without one
     prefixes = ("lora_", "sft_") if method == "sft" else ("dpo_", f"{method}_")
     not_used = () if method == "dpo" else DPO_ONLY
     decides = {
@@ -214,6 +221,7 @@ def _facts(method: Method, params: Params, rows: TrainingSet, start: Path | None
         "params": {key: value for key, value in params.model_dump().items() if key.startswith(prefixes) and key not in not_used},
         "data": digest([[row.model_dump() for row in part] for part in (rows.learned, rows.validation)]),
         "rows": {"train": len(rows.train), "validation": len(rows.validation)} | searches,
+        **recipe,
     }
     return {**decides, "digest": digest(decides)}
 
@@ -223,7 +231,10 @@ def _is_trained(target: Path, wanted: str) -> bool:
 
 
 def _prepare_environment() -> None:
-    """Settings that the libraries read from the environment only: no reports to services, no note on experimental trainers."""
+    """Settings that are no arguments of the libraries: no reports to services, no note on experimental trainers."""
+    import huggingface_hub.constants
+
+    huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True  # which TRL's trainers would report to when they are made
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -242,7 +253,9 @@ def _check_lengths(method: Method, params: Params, rows: TrainingSet, tokenizer:
 
 
 def _count(tokenizer: PreTrainedTokenizerBase, pair: PreferencePair, answer: Sequence[Message]) -> int:
-    return len(tokenizer.apply_chat_template([*pair.prompt, *answer], tokenize=True, return_dict=False))
+    prompt, whole = tokens(tokenizer, pair.prompt, add_generation_prompt=True), tokens(tokenizer, [*pair.prompt, *answer])
+    completion_of(whole, prompt, pair.task_id, pair.turn)  # TRL would only warn
+    return len(whole)
 
 
 def _num_processes() -> int:
@@ -270,12 +283,26 @@ def share_batch(params: Params, prefix: str, num_processes: int, *, at_once: int
     return dict(zip(names, (size, share // size), strict=True))
 
 
-def _trainer(method: Method, params: Params, model, tokenizer, rows: TrainingSet, work: Path) -> Trainer:  # noqa: ANN001
-    """The TRL trainer of a method, with this study's settings in TRL's own words."""
+def _trainer(
+    method: Method,
+    params: Params,
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: TrainingSet,
+    work: Path,
+    *,
+    precompute_ref_log_probs: bool | None = None,
+) -> Trainer:
+    """The TRL trainer of a method, with this study's settings in TRL's own words.
+
+    The reference reads all rows before the training on a processor, and beside each step on a GPU, unless `precompute_ref_log_probs`
+    says otherwise.
+    """
     import torch
     from datasets import Dataset
 
     on_gpu = torch.cuda.is_available()
+    reference = {"precompute_ref_log_probs": not on_gpu if precompute_ref_log_probs is None else precompute_ref_log_probs}
     options = {name: getattr(params, f"{_prefix(method)}_{name}") for name in ("num_train_epochs", "max_length")}
     options |= share_batch(params, _prefix(method), _num_processes(), at_once=2 if method == "kto" else 1)
     options |= {
@@ -321,12 +348,12 @@ def _trainer(method: Method, params: Params, model, tokenizer, rows: TrainingSet
         from trl import DPOConfig, DPOTrainer
 
         losses = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, params.dpo_sft_weight]} if params.dpo_sft_weight else {}
-        dpo = DPOConfig(**options, **losses, beta=params.dpo_beta, precompute_ref_log_probs=not on_gpu)
+        dpo = DPOConfig(**options, **losses, **reference, beta=params.dpo_beta)
         return _kept_whole(DPOTrainer(args=_one_gpu(dpo), **common), rows, method)
     if method == "kto":
         from trl import KTOConfig, KTOTrainer
 
-        kto = KTOConfig(**options, beta=params.kto_beta, precompute_ref_log_probs=not on_gpu)
+        kto = KTOConfig(**options, **reference, beta=params.kto_beta)
         return _kept_whole(KTOTrainer(args=_one_gpu(kto), **common), rows, method)
     from trl.experimental.cpo import CPOConfig, CPOTrainer
 
@@ -351,6 +378,20 @@ def _kept_whole(trainer: Trainer, rows: TrainingSet, method: Method) -> Trainer:
 
 
 @contextlib.contextmanager
+def _nothing_asked() -> Iterator[None]:
+    """Keep PEFT, which would ask the hub for the backbone's name at each checkpoint, from it: when it saves it reads this variable."""
+    before = os.environ.get("HF_HUB_OFFLINE")
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Could not find a config file")  # that it did not ask
+            yield
+    finally:
+        os.environ.pop("HF_HUB_OFFLINE")
+        os.environ |= {"HF_HUB_OFFLINE": before} if before is not None else {}
+
+
+@contextlib.contextmanager
 def _answers_only() -> Iterator[None]:
     """Let a processor, as TRL lets a GPU, project only those positions to the vocabulary that are learned from.
 
@@ -372,10 +413,16 @@ def _watch(parameter: str) -> object:
     from transformers import TrainerCallback
 
     class Watch(TrainerCallback):
-        """Times each step, so that a resumed training knows all of them, and ends one whose loss is no number; its checkpoints stay."""
+        """Times each step, so that a resumed training knows all of them, and ends one whose loss is no number; its checkpoints stay.
+
+        At each checkpoint Linux gets back what rows of changing length leave free in the heap, which may be gigabytes.
+        """
 
         def on_step_begin(self, args, state, control, **others) -> None:  # noqa: ANN001, ANN003
             self.began = time.perf_counter()
+
+        def on_save(self, args, state, control, **others) -> None:  # noqa: ANN001, ANN003
+            trim_heap()
 
         def on_log(self, args, state, control, logs: Mapping[str, float] | None = None, **others) -> None:  # noqa: ANN001, ANN003
             loss = (logs or {}).get("loss")

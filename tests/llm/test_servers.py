@@ -28,7 +28,7 @@ from ecpo_utils.llm import supervisor
 from ecpo_utils.llm.cache import ResponseCache
 from ecpo_utils.llm.endpoints import open_clients
 from ecpo_utils.llm.models import find_model, locate_model
-from ecpo_utils.llm.servers import ServerSpec, is_locked, list_servers, running_server, server_spec, serving
+from ecpo_utils.llm.servers import RunningServer, ServerSpec, is_locked, list_servers, running_server, server_spec, servers_folder, serving
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "smollm2-135m-instruct-q4"
@@ -154,7 +154,7 @@ def test_two_processes_share_a_server_that_goes_after_the_last_was_killed(cache_
     assert seen == [pid, url]
     first.send_signal(signal.SIGKILL)
     first.wait()
-    folder = next(path for path in (cache_folder / "servers").iterdir() if getattr(running_server(path), "pid", None) == pid)
+    folder = next(path for path in servers_folder().iterdir() if getattr(running_server(path), "pid", None) == pid)
     wait_until(lambda: len(list((folder / "leases").iterdir())) == 1)
     assert is_locked(next((folder / "leases").iterdir()))
     second.send_signal(signal.SIGKILL)
@@ -231,6 +231,28 @@ def test_two_trainings_of_one_adapter_have_two_servers(tmp_path):
         weights.write_bytes(content)
         folders.add(server_spec("embedded", MODEL, 2, str(weights.parent)).folder)
     assert len(folders) == 2
+
+
+def test_roles_with_one_model_share_a_server_however_many_calls_each_has_in_flight(monkeypatch, tmp_path):
+    asked = []
+
+    @contextlib.contextmanager
+    def serve(spec):
+        asked.append(spec)
+        yield RunningServer("http://127.0.0.1:9/v1", "k", 1, tmp_path / "log")
+
+    monkeypatch.setattr("ecpo_utils.llm.endpoints.serving", serve)
+    roles = {role: Endpoint(provider="embedded", model=MODEL, max_concurrency=n) for role, n in (("simulator", 2), ("cra", 5))}
+
+    async def use():
+        cache = ResponseCache(tmp_path / "responses.sqlite")
+        for names in (["simulator"], ["simulator", "cra"]):
+            given = {name: roles[name] for name in names}
+            async with open_clients(given, cache=cache, calls_log=tmp_path / "calls.jsonl", sharing=list(roles.values())):
+                pass
+
+    asyncio.run(use())
+    assert {(spec.model, spec.slots) for spec in asked} == {(MODEL, 5)} and len(asked) == 3
 
 
 def test_folder_that_cannot_be_written_says_which_variable_to_set(monkeypatch, tmp_path):

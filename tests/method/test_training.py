@@ -1,8 +1,10 @@
 """Real training steps of TRL on a model of a few thousand weights: they change it, resume, and refuse what cannot be trained on."""
 
 import contextlib
+import functools
 import json
 import math
+import os
 import shutil
 
 import pytest
@@ -11,7 +13,7 @@ from safetensors.torch import load_file
 from ecpo_utils.core.errors import ModelError, TrainingError
 from ecpo_utils.core.schema import PreferencePair, SFTExample
 from ecpo_utils.method import training
-from ecpo_utils.method.backbone import load_adapter, load_backbone
+from ecpo_utils.method.backbone import load_adapter, load_backbone, trim_heap
 from ecpo_utils.method.divergence import compare_policies
 from ecpo_utils.method.sequences import join_examples
 from ecpo_utils.method.sgpt import build_sft_examples
@@ -120,8 +122,30 @@ def test_examples_that_do_not_continue_each_other_stay_apart(tiny, dialogue, exa
     assert len(join_examples(examples, tokenizer)) == len(examples)  # the scripted steps hold no history
 
 
-def test_only_the_answers_are_projected_and_the_loss_is_the_same(sgpt, tiny, make_params, pairs, tmp_path):
-    params, losses = make_params(), {}
+@pytest.mark.parametrize("method", ["sft", "dpo", "simpo"])
+def test_a_chat_template_whose_generation_prompt_is_not_part_of_the_dialogue_is_refused(method, tiny, make_params, dialogue, pairs):
+    _, tokenizer = load_backbone(tiny)
+    tokenizer.chat_template = tokenizer.chat_template.replace("{% endif %}", "<think>{% endif %}")
+    with pytest.raises(TrainingError, match=r"dialogue game/u\d/g1 turn 0: with its reply the prompt reads otherwise .*chat_template"):
+        if method == "sft":
+            join_examples(dialogue, tokenizer)
+        elif method == "dpo":
+            training._check_lengths(method, make_params(), TrainingSet(pairs), tokenizer)
+        else:
+            preference_rows(method, pairs, tokenizer)
+
+
+def test_only_the_answers_are_projected_and_the_loss_is_the_same(sgpt, tiny, make_params, pairs, tmp_path, monkeypatch):
+    from trl.trainer import utils
+
+    params, losses, rows = make_params(), {}, {"all": 0, "answers": 0}
+    project = utils._ChunkedLogProbFunction.apply
+
+    def count(states, weight, bias, labels, *others):
+        rows[name] += len(labels)
+        return project(states, weight, bias, labels, *others)
+
+    monkeypatch.setattr(utils._ChunkedLogProbFunction, "apply", count)
     for name, context in {"all": contextlib.nullcontext(), "answers": training._answers_only()}.items():
         model, tokenizer = load_backbone(tiny)
         with context:
@@ -129,6 +153,7 @@ def test_only_the_answers_are_projected_and_the_loss_is_the_same(sgpt, tiny, mak
             trainer.train()
         losses[name] = [line["loss"] for line in trainer.state.log_history if "loss" in line]
     assert losses["answers"] == pytest.approx(losses["all"], rel=1e-4)
+    assert 0 < rows["answers"] < rows["all"] / 20  # a prompt is some fifty times as long as a reply
 
 
 def test_a_finished_training_is_not_repeated_and_changed_data_are_trained_on(sgpt, make_params, examples, monkeypatch):
@@ -138,6 +163,34 @@ def test_a_finished_training_is_not_repeated_and_changed_data_are_trained_on(sgp
         train_adapter("sft", make_params(), TrainingSet(examples), sgpt)
     train_adapter("sft", make_params(), TrainingSet(examples[:3]), sgpt)
     assert (sgpt / "adapter_model.safetensors").read_bytes() != before
+
+
+def test_a_training_asks_and_tells_the_hub_nothing(tiny, make_params, examples, tmp_path, monkeypatch, recwarn):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY", False)
+    monkeypatch.setattr(training, "SAVE_STEPS", 2)
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    asked = []
+    monkeypatch.setattr("huggingface_hub.utils._telemetry._TELEMETRY_QUEUE.put", asked.append)
+    monkeypatch.setattr("peft.utils.other.file_exists", lambda *words, **options: asked.append(words))
+    train_adapter("sft", make_params(sft_num_train_epochs=2.0), TrainingSet(examples), tmp_path / "sgpt")
+    assert asked == [] and "HF_HUB_OFFLINE" not in os.environ
+    assert not [warning for warning in recwarn if "config file" in str(warning.message)]
+
+
+def test_the_weights_are_fetched_before_their_hashes_are_asked_for(make_params, examples, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "fetch_model", lambda name: (_ for _ in ()).throw(ModelError(f"no source has {name}")))
+    monkeypatch.setattr(training, "weights_hashes", lambda name: pytest.fail("asked"))
+    with pytest.raises(ModelError, match="no source has"):
+        train_adapter("sft", make_params(), TrainingSet(examples), tmp_path / "sgpt")
+
+
+def test_another_recipe_of_the_code_trains_anew_and_the_first_is_in_no_digest(sgpt, make_params, examples, monkeypatch):
+    first = load_history(sgpt)
+    assert "recipe" not in first and training.RECIPE == 1
+    monkeypatch.setattr(training, "RECIPE", 2)
+    second = load_history(train_adapter("sft", make_params(), TrainingSet(examples), sgpt))
+    assert second["recipe"] == 2 and second["digest"] != first["digest"]
 
 
 class Killed(BaseException):
@@ -157,11 +210,17 @@ def dying_at(killed_at):
     return watch
 
 
-@pytest.mark.parametrize("method", ["sft", "dpo", "kto", "simpo"])
+@pytest.mark.parametrize(
+    ("method", "beforehand"), [("sft", None), ("dpo", None), ("dpo", False), ("kto", None), ("kto", False), ("simpo", None)]
+)
 def test_a_killed_training_goes_on_from_its_checkpoint_to_the_same_weights(
-    method, sgpt, make_params, examples, pairs, tmp_path, monkeypatch
+    method, beforehand, sgpt, make_params, examples, pairs, tmp_path, monkeypatch
 ):
+    """Also where the reference is asked beside each step, as on a GPU."""
+    monkeypatch.setattr(training, "_trainer", functools.partial(training._trainer, precompute_ref_log_probs=beforehand))
     monkeypatch.setattr(training, "SAVE_STEPS", 2)
+    trimmed = []
+    monkeypatch.setattr(training, "trim_heap", lambda: trimmed.append(1))
     rates = {f"{name}_learning_rate": 5e-3 for name in ("dpo", "kto", "simpo")}
     params = make_params(sft_num_train_epochs=2.0, dpo_num_train_epochs=3.0, **rates)
     rows, start = (TrainingSet(examples), None) if method == "sft" else (TrainingSet(pairs), sgpt)
@@ -175,7 +234,7 @@ def test_a_killed_training_goes_on_from_its_checkpoint_to_the_same_weights(
     (work / "checkpoint-3" / "trainer_state.json").unlink()
     pieces = train_adapter(method, params, rows, tmp_path / "pieces", start=start)
     history, steps = load_history(pieces), load_history(whole)["steps"]
-    assert history["resumed_from"] == "checkpoint-2" and history["steps"] == steps
+    assert history["resumed_from"] == "checkpoint-2" and history["steps"] == steps and trimmed
     timed = [line["step_seconds"] for line in history["history"] if "loss" in line]
     assert len(timed) == steps and history["seconds"] == pytest.approx(sum(timed), abs=0.1)
     if start:
@@ -219,26 +278,38 @@ def test_a_policy_against_itself_has_no_divergence(sgpt, tiny, pairs):
         assert each.chosen_tokens == len("Ask[Which 0?]") + len("<|im_end|>\n") - 9  # bytes; the end mark is one token
 
 
-def test_the_reference_is_the_sgpt_policy_and_stays_frozen(sgpt, tiny, make_params, pairs, tmp_path):
+@pytest.mark.parametrize("beforehand", [True, False])
+def test_the_reference_is_the_sgpt_policy_and_stays_frozen(beforehand, sgpt, tiny, make_params, pairs, tmp_path):
+    """Asked before the training, as on a CPU, or beside each step, as on a GPU."""
     import torch
+    from trl.trainer.utils import use_adapter
 
     model, tokenizer = load_backbone(tiny)
     plain = load_adapter(model, tiny, sgpt, trainable=False)
 
-    def log_probability(pair, answer):
+    def log_probability(model, pair, answer):
         (row,) = join_examples([SFTExample(prompt=pair.prompt, completion=answer, task_id="t", turn=0)], tokenizer)
         with torch.no_grad():
-            scores = plain(input_ids=torch.tensor([row.input_ids])).logits[0, :-1].float().log_softmax(-1)
+            scores = model(input_ids=torch.tensor([row.input_ids])).logits[0, :-1].float().log_softmax(-1)
         chosen = scores.gather(1, torch.tensor(row.input_ids[1:])[:, None])[:, 0]
         return (chosen * torch.tensor(row.completion_mask[1:])).sum().item()
 
-    wanted = [log_probability(pair, pair.chosen) for pair in pairs]
-    model, tokenizer = load_backbone(tiny)
-    trainer = training._trainer("dpo", make_params(), load_adapter(model, tiny, sgpt), tokenizer, TrainingSet(pairs), tmp_path)
-    reference = list(trainer.train_dataset["ref_chosen_logps"])
-    assert reference == pytest.approx(wanted, rel=0.01)  # bfloat16
+    wanted = [log_probability(plain, pair, pair.chosen) for pair in pairs]
+    policy = load_adapter(load_backbone(tiny)[0], tiny, sgpt)
+    trainer = training._trainer(
+        "dpo", make_params(), policy, tokenizer, TrainingSet(pairs), tmp_path, precompute_ref_log_probs=beforehand
+    )  # fmt: skip
+
+    def reference():
+        if beforehand:
+            return list(trainer.train_dataset["ref_chosen_logps"])
+        with use_adapter(policy, adapter_name="ref"):
+            return [log_probability(policy.eval(), pair, pair.chosen) for pair in pairs]
+
+    before = reference()
+    assert before == pytest.approx(wanted, rel=0.01)  # bfloat16
     trainer.train()
-    assert list(trainer.train_dataset["ref_chosen_logps"]) == reference
+    assert reference() == before and [log_probability(policy.eval(), pair, pair.chosen) for pair in pairs] != before
     first = next(line for line in trainer.state.log_history if "loss" in line)
     assert first["rewards/margins"] == pytest.approx(0, abs=1e-4)
 
@@ -336,3 +407,9 @@ def test_an_adapter_of_other_weights_is_refused(sgpt, tiny, make_params, pairs, 
         train_adapter("dpo", make_params(), TrainingSet(pairs), tmp_path / "a", start=other)
     with pytest.raises(ModelError, match="adapter_config.json is missing; train the adapter first"):
         train_adapter("dpo", make_params(), TrainingSet(pairs), tmp_path / "a", start=tmp_path / "nowhere")
+
+
+def test_giving_memory_back_is_harmless_where_the_library_knows_no_such_call(monkeypatch):
+    trim_heap()
+    monkeypatch.setattr("ecpo_utils.method.backbone.ctypes.CDLL", lambda name: object())
+    trim_heap()

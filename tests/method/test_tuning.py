@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from scripted_models import FULL, FakeEmbedder, choice, confirmation_json
 
-from ecpo_utils import preparation, simulation, tuning
+from ecpo_utils import cli, preparation, simulation, tuning
 from ecpo_utils.core.artifacts import load_jsonl, write_jsonl
 from ecpo_utils.core.errors import ArtifactError, ParamsError
 from ecpo_utils.core.schema import Item, Persona, PreferencePair, Rewrite, Task, Trajectory, Turn, Verdict
@@ -90,6 +90,19 @@ def test_a_second_time_nothing_is_asked_and_nothing_trained(run, scripts, study,
     monkeypatch.setattr("ecpo_utils.method.training.load_backbone", lambda name: pytest.fail("loaded"))
     again = asyncio.run(everything(run))
     assert study.endpoint.chats == [] and again == first
+
+
+def test_a_training_by_itself_is_the_notebooks_own(run, scripts, capsys, monkeypatch):
+    preparation.prepare_items(run)
+    asyncio.run(preparation.prepare_personas(run))
+    preparation.prepare_tasks(run)
+    monkeypatch.setattr(cli, "_tuning_run", lambda options: run)
+    assert cli.main(["train", "sgpt"]) == 1 and "examples/sgpt.jsonl is missing" in capsys.readouterr().err
+    assert cli.main(["examples"]) == 0
+    assert capsys.readouterr().out == f"{run.paths.examples('game', 'sgpt')}: 6 examples to train on, 0 to watch with\n"
+    assert not run.paths.adapter("game", "sgpt").exists() and cli.main(["train", "sgpt"]) == 0
+    monkeypatch.setattr("ecpo_utils.method.training.load_backbone", lambda name: pytest.fail("loaded"))
+    tuning.train_sgpt(run, tuning.build_sgpt_sets(run, asyncio.run(tuning.play_expert(run))))
 
 
 def test_costs_and_cases_come_from_the_files(run, scripts):
