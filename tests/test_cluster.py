@@ -39,7 +39,8 @@ def test_profile_plans_every_notebook_with_its_resources(executor, linked):
     words = [sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile", "--profile", f"workflow/profiles/{executor}"]
     words += ["--default-storage-prefix", str(linked)] if executor == "kubernetes" else []
     words += ["--dry-run", "--nolock", "--config", "profile=gpu"]
-    done = subprocess.run(words, cwd=linked, capture_output=True, text=True, env={**os.environ, "OPENAI_API_KEY": "sk-MARK", "ECPO_CACHE": "/c", "HF_TOKEN": ""})
+    named = {"OPENAI_API_KEY": "sk-MARK", "ECPO_CACHE": "/c", "HF_TOKEN": ""}
+    done = subprocess.run(words, cwd=linked, capture_output=True, text=True, env={**os.environ, **named})
     text = done.stdout + done.stderr
     assert done.returncode == 0, text[-2000:]
     jobs = dict(re.findall(r"wildcards: name=(\w+)\n +threads: 8\n +resources: (.*)", text))
