@@ -68,25 +68,28 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=command)
         return sub
 
+    def add_profile(sub: argparse.ArgumentParser, default: str, help_text: str = "file in params/") -> None:
+        sub.add_argument("--profile", default=default, help=f"{help_text} (default: %(default)s)")
+
     run = add("run", _run, "run the notebooks of a profile that are not up to date")
-    run.add_argument("--profile", default="quick", help="file in params/ (default: %(default)s)")
+    add_profile(run, "quick")
     run.add_argument("--only", default="", metavar="NN", help="one notebook and what it needs, e.g. 03")
     run.add_argument("--domain", default="all", help="one domain of the profile")
 
     plan = add("plan", _plan, "calls, tokens, hours and money of a profile, before anything is spent")
-    plan.add_argument("--profile", default="quick", help="file in params/ (default: %(default)s)")
+    add_profile(plan, "quick")
     plan.add_argument("--json", action="store_true")
 
     report = add("report", _report, "write runs/PROFILE/report.html and say where everything is")
-    report.add_argument("--profile", default="quick", help="file in params/ (default: %(default)s)")
+    add_profile(report, "quick")
 
     publish = add("publish", _publish, "pack a run into results/ and figures/")
-    publish.add_argument("--profile", default="cpu", help="file in params/ (default: %(default)s)")
+    add_profile(publish, "cpu")
     publish.add_argument("--replace", action="store_true", help="drop published files that the run no longer has")
     figures = add("figures", _figures, "draw figures/ again from results/, without any model")
-    figures.add_argument("--profile", default="cpu", help="file in params/ (default: %(default)s)")
+    add_profile(figures, "cpu")
     restore = add("restore", _restore, "unpack results/ into runs/, where files are missing, to go on from there")
-    restore.add_argument("--profile", default="cpu", help="file in params/ (default: %(default)s)")
+    add_profile(restore, "cpu")
 
     models = add("models", _models, "list the registered models, fetch one, or say where it is")
     models.add_argument("action", choices=["list", "fetch", "where"])
@@ -95,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     chat = add("chat", _chat, "talk with an agent; shows what it does and how a user with a hidden wish would score it")
     chat.add_argument("--agent", required=True, metavar="NAME", help="a framework, e.g. actcrs")
     chat.add_argument("--role", default="expert", help="the agent's backbone: expert or cra")
-    chat.add_argument("--profile", default="quick", help="file in params/ (default: %(default)s)")
+    add_profile(chat, "quick")
     chat.add_argument("--domain", default="", help="one domain of the profile, its first by default")
     chat.add_argument("--task", default="", metavar="ID", help="a task of notebook 02 whose target is the hidden one")
 
@@ -111,25 +114,25 @@ def _parser() -> argparse.ArgumentParser:
     judge = add("judge", _judge, "win rate of the dialogues of A against those of B on the same tasks")
     judge.add_argument("first", type=Path, metavar="A", help="trajectories JSONL, or a dialogue .log in the released format")
     judge.add_argument("second", type=Path, metavar="B")
-    judge.add_argument("--profile", default="quick", help="whose judge: model, mode and clipping (default: %(default)s)")
+    add_profile(judge, "quick", "whose judge: model, mode and clipping")
     judge.add_argument("--pairs", type=_natural, default=0, metavar="N", help="so many pairs, drawn by the profile's seed; 0 for all")
     judge.add_argument("--cut", action="store_true", help="judge dialogues up to their first line break, as the release's script did")
     judge.add_argument("--out", type=Path, help="keep the verdicts in this JSONL file; those that it holds are not asked for again")
     judge.add_argument("--json", action="store_true")
 
     examples = add("examples", _examples, "play the expert's dialogues that SGPT learns from and write the examples, to train by itself")
-    examples.add_argument("--profile", default="quick")
+    add_profile(examples, "quick")
     examples.add_argument("--domain", default="", help="one domain; all that are tuned by default")
 
     train = add("train", _train, "train adapters from a run's examples or pairs; on several GPUs: accelerate launch -m ecpo_utils.cli")
     train.add_argument("stage", choices=["sgpt", "preferences"])
-    train.add_argument("--profile", default="quick", help="file in params/ (default: %(default)s)")
+    add_profile(train, "quick")
     train.add_argument("--domain", default="", help="one domain; all that are tuned by default")
 
     export = add("export", _export, "write an adapter merged into its model, or the training data for LLaMA-Factory or TRL")
     export.add_argument("what", choices=["model", "sharegpt", "trl"])
     export.add_argument("out", type=Path, metavar="FOLDER", help="a new folder")
-    export.add_argument("--profile", default="quick", help="file in params/ (default: %(default)s)")
+    add_profile(export, "quick")
     export.add_argument("--domain", default="book")
     export.add_argument("--adapter", default="dpo", help="of the model: sgpt, dpo, kto or simpo")
 

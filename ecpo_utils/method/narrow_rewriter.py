@@ -1,8 +1,8 @@
 """Rewriting in steps, for rewriters too small to repair a reply at once: they write single sentences, rules say which. Paper: section 2.2.
 
 A model of 1.5B parameters that is shown a reply and its faults mostly copies the reply. So it writes single sentences that are added to the
-reply: a question that leads on in place of the last one, and an opening where the user's message was missed. Nothing else changes, for a
-small policy cannot learn from a few hundred pairs which entries suit; only an error, or what was said before, makes way for other entries.
+reply: a question that leads on in place of the last one, and an opening where the user's message was missed. Nothing else changes: a
+policy of 135M parameters did not learn from 110 pairs which entries suit; only an error or a repetition makes way for other entries.
 """
 
 from __future__ import annotations
