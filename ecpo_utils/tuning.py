@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -137,16 +136,9 @@ def _rewritten_pairs(run: Run, played: Played, rewrites: Mapping[Domain, Sequenc
 
 
 def load_preference_sets(run: Run) -> dict[Domain, TrainingSet]:
-    """The pairs that notebook 08 wrote, validation by user; with the parameter `search_pairs` the agent's searches beside them."""
+    """The pairs that notebook 08 wrote, validation by user."""
     pairs = {d: load_jsonl(run.need(run.paths.pairs(d, "sgpt"), "08_rewriting"), PreferencePair) for d in domains_to_tune(run)}
-    sets = {domain: _split(run, domain, rows) for domain, rows in pairs.items()}
-    if run.params.search_pairs:
-        sets = {domain: replace(rows, searches=_searches(run, domain, rows.train)) for domain, rows in sets.items()}
-    return sets
-
-
-def _searches(run: Run, domain: Domain, pairs: Sequence[PreferencePair]) -> list[PreferencePair]:
-    return search_pairs(pairs, _played(run, domain, f"{SGPT}.ecpo", "07_expectation_confirmation", "ecpo"))
+    return {domain: _split(run, domain, rows) for domain, rows in pairs.items()}
 
 
 def train_preferences(run: Run, sets: Mapping[Domain, TrainingSet]) -> dict[Domain, dict[str, Path]]:
@@ -169,7 +161,8 @@ def measure_divergence(run: Run, sets: Mapping[Domain, TrainingSet], adapters: M
     tables = []
     for domain, paths in adapters.items():
         rows, held_out = [], sets[domain].validation or sets[domain].train
-        compared = {"train": sets[domain].train, "validation": sets[domain].validation, "searches": _searches(run, domain, held_out)}
+        searches = search_pairs(held_out, _played(run, domain, f"{SGPT}.ecpo", "07_expectation_confirmation", "ecpo"))
+        compared = {"train": sets[domain].train, "validation": sets[domain].validation, "searches": searches}
         for method, path in paths.items():
             for name, pairs in compared.items():
                 if pairs:

@@ -1,8 +1,8 @@
 """Rewriting in steps, for rewriters too small to repair a reply at once: they write single sentences, rules say which. Paper: section 2.2.
 
-A model of 1.5B parameters that is shown a reply and its faults mostly copies the reply. So it writes single sentences that are added to the
-reply: a question that leads on in place of the last one, and an opening where the user's message was missed. Nothing else changes: a
-policy of 135M parameters did not learn from 110 pairs which entries suit; only an error or a repetition makes way for other entries.
+A model of 1.5B parameters that is shown a reply and its faults mostly copies the reply. So it writes a single sentence: a question that
+leads on in place of the reply's last one. Nothing else changes, so that a pair differs only at its end: with other beginnings a policy of
+135M parameters lost its searches or spoilt them. Only an error or a repetition makes way for other entries.
 """
 
 from __future__ import annotations
@@ -15,28 +15,21 @@ from ..core.quoting import quote_for_users
 from ..core.schema import Action, Item, Message, Trajectory, Turn
 from ..dialogue.agents.actions import parse_action, render_action
 from ..dialogue.agents.base import render_items
-from ..dialogue.confirmation import MAXIMA
-from ..dialogue.simulator import echoes
 from ..llm.client import ChatClient, Meter
 from ..llm.prompts import load_examples, load_prompt, render
 
-PURPOSES = ("opening", "fit", "pitch", "question")
+PURPOSES = ("fit", "pitch", "question")
 PROMPTS = (*(f"narrow_rewrite_{purpose}_{part}" for purpose in PURPOSES for part in ("system", "examples")),
            "narrow_rewrite_entry", "narrow_rewrite_so_far")  # fmt: skip
 MAX_ENTRIES = 6  # that the model reads, the latest ones
 NUM_RECOMMENDED = 2
-UPTAKE, NEXT_STEP = "take up what the user said", "offer a next step"
+NEXT_STEP = "offer a next step"
 MAX_WORDS = 80  # about as many as an agent may write in one action
 LAST_MESSAGES = 3  # of the customer
 LONG_WORD = 5  # letters: of shorter words any two sentences share some
-SENTENCE_TOKENS = {"opening": 20, "pitch": 32, "question": 20}
+SENTENCE_TOKENS = {"pitch": 32, "question": 20}
 _QUESTION_AT_END = re.compile(r"\s*[^.!?\"\u201d]*\w\s*\?\s*$")  # not the mark behind a title
 _LAST_SENTENCE = re.compile(r"(?<=[.!?])\s+[^.!?]+[.!?]*$")
-_REFUSAL = re.compile(
-    r"\b(can(no|['\u2019])t|can not|(am|['\u2019]m) (unable|not able) to) (assist|help(?! (but|\w+ing)\b)|fulfil|provide|do that)"
-    r"|\bas an ai\b",
-    re.IGNORECASE,
-)
 _SENTENCE = re.compile(r".*?\w\w[\"\u201d)]?[.!?](?=\s|$)")  # an initial, as in "M. R. James", ends none
 
 
@@ -47,8 +40,8 @@ class NarrowRewriter:
         self.client = client
         self.meter = meter
 
-    async def repairs(self, row: Trajectory, turn: Turn, seen: Sequence[Item], *, is_error: bool) -> list[tuple[str, Action]]:
-        """Repaired actions, each with what is changed in words; the last one changes most.
+    async def repair(self, row: Trajectory, turn: Turn, seen: Sequence[Item], *, is_error: bool) -> tuple[str, Action]:
+        """The repaired action, after what is changed in words.
 
         Args:
             row: The dialogue.
@@ -62,31 +55,21 @@ class NarrowRewriter:
         """
         earlier = row.turns[: turn.index]
         if is_error or says_again(turn.reply or "", earlier):
-            return [await self._replace(row, turn, seen)]
+            return await self._replace(row, turn, seen)
         action = parse_action(turn.steps[-1].output)
         body = _QUESTION_AT_END.sub("", action.argument)
         question = await self._question(turn, body)
-        bodies = [body, _LAST_SENTENCE.sub("", body)]
-        found = [(NEXT_STEP, _put_together(action.type, "", bodies, question))]
-        if turn.confirmation.flexibility < MAXIMA["flexibility"] and (opening := await self._opening(turn)):
-            found.append((f"{UPTAKE}; {NEXT_STEP}", _put_together(action.type, opening, bodies, question)))
-        return found
+        return NEXT_STEP, _put_together(action.type, [body, _LAST_SENTENCE.sub("", body)], question)
 
     async def _replace(self, row: Trajectory, turn: Turn, seen: Sequence[Item]) -> tuple[str, Action]:
         """Another reply: entries that were not named yet, or a question where there are none."""
-        opening = await self._opening(turn)
         entries = [item for item in seen if not any(mentions_title(each.reply or "", item.title) for each in row.turns[: turn.index])]
         if not entries:
-            return f"{UPTAKE}; {NEXT_STEP}", _put_together("ask", opening, [""], await self._question(turn, opening))
+            return NEXT_STEP, _put_together("ask", [""], await self._question(turn, ""))
         said = [each.user_message for each in row.turns[: turn.index + 1]][-LAST_MESSAGES:]
         bodies = await self._recommend(" / ".join(said), entries[:MAX_ENTRIES])
-        question = await self._question(turn, f"{opening} {bodies[0]}".strip())
-        return f"{UPTAKE}; recommend what fits; {NEXT_STEP}", _put_together("recommend", opening, bodies, question)
-
-    async def _opening(self, turn: Turn) -> str:
-        """A sentence that takes up the user's message; none where it refuses or only repeats it."""
-        opening = await self._sentence("opening", quote_for_users(turn.user_message))
-        return "" if refuses(opening) or echoes(normalise(opening), normalise(turn.user_message)) else opening
+        question = await self._question(turn, bodies[0])
+        return f"recommend what fits; {NEXT_STEP}", _put_together("recommend", bodies, question)
 
     async def _question(self, turn: Turn, answer: str) -> str:
         values = {"said": quote_for_users(turn.user_message), "answer": quote_for_users(answer)}
@@ -126,13 +109,8 @@ class NarrowRewriter:
         return [system, *load_examples(f"narrow_rewrite_{purpose}_examples"), {"role": "user", "content": text}]
 
 
-def _put_together(kind: str, opening: str, bodies: Sequence[str], question: str) -> Action:
-    """An action of the pieces; of one that grows too long the shorter body, then no opening."""
-    forms = [f"{begin} {body} {question}".split() for begin, body in ((opening, bodies[0]), (opening, bodies[-1]), ("", bodies[-1]))]
+def _put_together(kind: str, bodies: Sequence[str], question: str) -> Action:
+    """An action of the pieces; of one that grows too long the shorter body."""
+    forms = [f"{body} {question}".split() for body in bodies]
     words = next((form for form in forms if len(form) <= MAX_WORDS), forms[-1])
     return parse_action(render_action(Action(type=kind, argument=" ".join(words))))
-
-
-def refuses(text: str) -> bool:
-    """Whether a text declines to help, as tuned models do where a dialogue is of crime: no agent should learn to."""
-    return bool(_REFUSAL.search(text))

@@ -21,7 +21,7 @@ from ..dialogue.simulator import echoes
 from ..llm.client import ChatClient, Meter
 from ..llm.prompts import load_examples, load_prompt, render
 from . import narrow_rewriter
-from .narrow_rewriter import MAX_WORDS, NarrowRewriter, refuses
+from .narrow_rewriter import MAX_WORDS, NarrowRewriter
 
 RewriterMode = Literal["narrow", "full"]
 PROMPTS = ("rewrite_system", "rewrite_examples", "rewrite_request")
@@ -30,6 +30,11 @@ NO_ACTION = "none, the user read an error message"
 LENGTHENED = 1.5, 15  # an action of the same kind may have so many times the words of the original and so many more
 ENDPOINT_ERROR = "endpoint error"
 SHORTEST_TITLE = 7  # characters: shorter titles ("It", "Emma") are words of any reply; in quotes they are found all the same
+_REFUSAL = re.compile(
+    r"\b(can(no|['\u2019])t|can not|(am|['\u2019]m) (unable|not able) to) (assist|help(?! (but|\w+ing)\b)|fulfil|provide|do that)"
+    r"|\bas an ai\b",
+    re.IGNORECASE,
+)
 _ANSWER = re.compile(r"^\s*(?:change\s*:\s*(?P<thought>.*?))?\s*^\s*action\s*:\s*(?P<action>.*)", re.IGNORECASE | re.DOTALL | re.MULTILINE)
 _SENTENCE = re.compile(r"[^.!?]+[.!?]*")
 _WORD = re.compile(r"\w[\w'\u2019]*")
@@ -127,29 +132,25 @@ async def _rewrite(
     mode: RewriterMode,
     confirmer: Confirmer | None,
 ) -> Rewrite:
-    """One reply and its repair, with the reason why it makes no pair, if so.
-
-    Of several repairs the one that the user scores highest, the smaller change of two alike; without a confirmer the largest.
-    """
+    """One reply and its repair, with the reason why it makes no pair, if so."""
     if not record.original.strip():
         return record.model_copy(update={"dropped": "empty original"})
     seen, meter = _seen_items(row, turn, items), Meter()
     try:
         if mode == "narrow":
-            repairs = await NarrowRewriter(client, meter).repairs(row, turn, seen, is_error=is_system_error(turn))
+            thought, action = await NarrowRewriter(client, meter).repair(row, turn, seen, is_error=is_system_error(turn))
         else:
-            repairs = [await _rewrite_whole(row, turn, record, seen, client, meter)]
-        found = [_checked(record, thought, action, row, turn, seen, titles) for thought, action in (repairs if confirmer else repairs[-1:])]
-        if confirmer:
-            found = [await _confirmed(each, row, turn, confirmer, meter) if each.dropped is None else each for each in found]
+            thought, action = await _rewrite_whole(row, turn, record, seen, client, meter)
+        repaired = _checked(record, thought, action, row, turn, seen, titles)
+        if confirmer and repaired.dropped is None:
+            repaired = await _confirmed(repaired, row, turn, confirmer, meter)
     except EndpointError as error:
         if error.fatal:
             raise
         return record.model_copy(update={"dropped": ENDPOINT_ERROR, "thought": str(error)})
     except ParseError as error:
         return record.model_copy(update={"dropped": "unreadable answer", "thought": str(error)})
-    best = max(found, key=lambda each: (each.dropped is None, each.score_after or 0))
-    return best.model_copy(update={"usage": meter.by_role})
+    return repaired.model_copy(update={"usage": meter.by_role})
 
 
 async def _rewrite_whole(
@@ -263,7 +264,7 @@ def _checked(
         "longer than an agent may write": len(action.argument.split()) > MAX_WORDS,
         "an error message, or the user's own words": APOLOGY in action.argument
         or _echoes_user(action.argument, spoken_before(row, turn), seen),
-        "a refusal": refuses(action.argument),
+        "a refusal": _refuses(action.argument),
         "a title that was never retrieved": invents_title(action.argument, seen_titles, titles, spoken),
         "facts that only the reason holds": bool(unsaid_names(action.argument, record.reason, known)),
         "the target is not named any more": mentions_title(record.original, row.target.title)
@@ -332,3 +333,8 @@ def invents_title(text: str, seen: Sequence[str], titles: Mapping[str, str], spo
 def kept_words(original: str, rewritten: str) -> float:
     """Share of the words of both texts that stand in both in the same order, 0-1: 1 for the same text. Library: difflib."""
     return difflib.SequenceMatcher(a=original.split(), b=rewritten.split(), autojunk=False).ratio()
+
+
+def _refuses(text: str) -> bool:
+    """Whether a text declines to help, as tuned models do where a dialogue is of crime: no agent should learn to."""
+    return bool(_REFUSAL.search(text))

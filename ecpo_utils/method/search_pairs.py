@@ -1,4 +1,4 @@
-"""Pairs that keep a policy searching while it learns from rewritten replies, nearly all of which come after a search. Not in the paper."""
+"""A search against the reply that came too early, as pairs: whether a tuned policy still looks things up. Not in the paper."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def search_pairs(pairs: Sequence[PreferencePair], dialogues: Sequence[Trajectory
 
     Args:
         pairs: Of rewritten and original replies.
-        dialogues: That they come from, of the agent that is trained.
+        dialogues: That they come from, of the agent before the training.
 
     Returns:
         At most one per pair, of the first search of its turn, in the order of the pairs.

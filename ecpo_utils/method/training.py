@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 Method = Literal["sft", "dpo", "kto", "simpo"]
 RECIPE = 1  # raise it when other code would train other weights on the same rows: adapters of an earlier one are then trained anew
-DPO_ONLY = ("dpo_learning_rate", "dpo_beta", "dpo_sft_weight")  # the other dpo_* hold for all preference methods
+DPO_ONLY = ("dpo_learning_rate", "dpo_beta")  # the other dpo_* hold for all preference methods
 SAVE_STEPS = 10  # on two cores a step of DPO takes most of a minute
 STEP_SECONDS = "step_seconds"  # key of a log line
 PEFT_FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -47,17 +47,10 @@ class TrainingSet:
     Attributes:
         train: SFT examples for "sft", preference pairs for the others.
         validation: Of the same kind; may be empty.
-        searches: Pairs from `search_pairs` that are trained on beside `train`; may be empty.
     """
 
     train: Sequence[SFTExample | PreferencePair | TokenizedDialogue]
     validation: Sequence[SFTExample | PreferencePair | TokenizedDialogue] = ()
-    searches: Sequence[PreferencePair] = ()
-
-    @property
-    def learned(self) -> list[SFTExample | PreferencePair | TokenizedDialogue]:
-        """All that is trained on."""
-        return [*self.train, *self.searches]
 
 
 def train_adapter(method: Method, params: Params, rows: TrainingSet, target: Path, *, start: Path | None = None) -> Path:
@@ -208,7 +201,6 @@ def _check_rows(method: Method, rows: TrainingSet) -> None:
 
 def _facts(method: Method, params: Params, rows: TrainingSet, start: Path | None) -> dict:
     """What decides an adapter, and its digest."""
-    searches = {"searches": len(rows.searches)} if rows.searches else {}
     recipe = {"recipe": RECIPE} if RECIPE > 1 else {}  # the first adapters were published without one
     prefixes = ("lora_", "sft_") if method == "sft" else ("dpo_", f"{method}_")
     not_used = () if method == "dpo" else DPO_ONLY
@@ -219,8 +211,8 @@ def _facts(method: Method, params: Params, rows: TrainingSet, start: Path | None
         "start": load_history(start)["digest"] if start and (start / CARD).is_file() else str(start),
         "seed": params.seed,
         "params": {key: value for key, value in params.model_dump().items() if key.startswith(prefixes) and key not in not_used},
-        "data": digest([[row.model_dump() for row in part] for part in (rows.learned, rows.validation)]),
-        "rows": {"train": len(rows.train), "validation": len(rows.validation)} | searches,
+        "data": digest([[row.model_dump() for row in part] for part in (rows.train, rows.validation)]),
+        "rows": {"train": len(rows.train), "validation": len(rows.validation)},
         **recipe,
     }
     return {**decides, "digest": digest(decides)}
@@ -243,13 +235,13 @@ def _check_lengths(method: Method, params: Params, rows: TrainingSet, tokenizer:
     """Token counts of the training rows; a row that would be cut is an error, for what is cut is the answer."""
     key = f"{_prefix(method)}_max_length"
     limit, counts = getattr(params, key), []
-    for number, row in enumerate([*rows.learned, *rows.validation]):
+    for number, row in enumerate([*rows.train, *rows.validation]):
         sizes = [len(row.input_ids)] if method == "sft" else [_count(tokenizer, row, answer) for answer in (row.chosen, row.rejected)]
         if max(sizes) > limit:
             raise TrainingError(f"{method}: dialogue {row.task_id} turn {row.turn} has {max(sizes)} tokens; raise {key} (now {limit})")
-        if number < len(rows.learned):
+        if number < len(rows.train):
             counts += sizes
-    return {"rows": len(rows.learned), "tokens": sum(counts), "mean": sum(counts) / len(counts), "longest": max(counts)}
+    return {"rows": len(rows.train), "tokens": sum(counts), "mean": sum(counts) / len(counts), "longest": max(counts)}
 
 
 def _count(tokenizer: PreTrainedTokenizerBase, pair: PreferencePair, answer: Sequence[Message]) -> int:
@@ -335,7 +327,7 @@ def _trainer(
 
     common = {
         "model": model,
-        "train_dataset": dataset(rows.learned),
+        "train_dataset": dataset(rows.train),
         "eval_dataset": dataset(rows.validation),
         "processing_class": tokenizer,
         "callbacks": [_watch(f"{method}_learning_rate")],
@@ -347,8 +339,7 @@ def _trainer(
     if method == "dpo":
         from trl import DPOConfig, DPOTrainer
 
-        losses = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, params.dpo_sft_weight]} if params.dpo_sft_weight else {}
-        dpo = DPOConfig(**options, **losses, **reference, beta=params.dpo_beta)
+        dpo = DPOConfig(**options, **reference, beta=params.dpo_beta)
         return _kept_whole(DPOTrainer(args=_one_gpu(dpo), **common), rows, method)
     if method == "kto":
         from trl import KTOConfig, KTOTrainer
@@ -370,7 +361,7 @@ def _one_gpu(args: TrainingArguments) -> TrainingArguments:
 
 def _kept_whole(trainer: Trainer, rows: TrainingSet, method: Method) -> Trainer:
     """TRL drops rows whose prompt fills `max_length` without a word."""
-    for taken, given in ((trainer.train_dataset, rows.learned), (trainer.eval_dataset, rows.validation)):
+    for taken, given in ((trainer.train_dataset, rows.train), (trainer.eval_dataset, rows.validation)):
         expected = len(given) * (2 if method == "kto" else 1)
         if given and len(taken) != expected:
             raise TrainingError(f"the trainer took {len(taken)} of {expected} rows; raise {_prefix(method)}_max_length")

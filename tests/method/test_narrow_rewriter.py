@@ -13,7 +13,7 @@ from ecpo_utils.method.rewriting import rewrite_turns
 
 CATALOGUE = {item.item_id: item for item in ITEMS}
 SYSTEMS = {load_prompt(f"narrow_rewrite_{purpose}_system"): purpose for purpose in PURPOSES}
-SAID = {"opening": "Alone it shall be.", "question": "Does that come close?"}
+SAID = {"question": "Does that come close?"}
 
 
 def said_of(item):
@@ -59,17 +59,10 @@ def scored(row, index, **scores):
     return row
 
 
-def test_a_missed_message_is_taken_up_before_what_was_said(make_row, rewrite):
-    (record, _), asked = rewrite(scored(make_row(), 0, flexibility=0))
-    assert record.rewritten == "Ask[Alone it shall be. Does that come close?]"
-    assert record.thought == "take up what the user said; offer a next step"
-    assert ("opening", "A game, please.") in asked and record.dropped is None
-
-
 def test_a_missing_next_step_takes_the_place_of_the_last_question(make_row, rewrite):
     (record, _), asked = rewrite(scored(make_row(), 0, guidance=0))
     assert record.rewritten == "Ask[Does that come close?]" and record.thought == "offer a next step"
-    assert [purpose for purpose, _ in asked if purpose != "fit"][0] == "question"
+    assert [purpose for purpose, _ in asked][0] == "question" and record.dropped is None
 
 
 def test_a_title_at_the_end_keeps_its_mark(make_row, rewrite):
@@ -77,12 +70,8 @@ def test_a_title_at_the_end_keeps_its_mark(make_row, rewrite):
     assert record.rewritten == f'Recommend[How about "{CATALOGUE["g1"].title}"? Does that come close?]'
 
 
-@pytest.mark.parametrize(("yes_to", "expected"), [
-    ("come close", "Ask[Does that come close?]"),
-    ("Alone it shall", "Ask[Alone it shall be. Does that come close?]"),
-    ("nothing", None),
-])  # fmt: skip
-def test_the_user_chooses_between_repairs_and_of_two_alike_the_smaller_one(make_row, rewrite, study, monkeypatch, yes_to, expected):
+@pytest.mark.parametrize(("pleases", "dropped"), [("come close", None), ("nothing", "no better score")])
+def test_only_a_rewrite_that_the_user_scores_higher_makes_a_pair(make_row, rewrite, study, monkeypatch, pleases, dropped):
     monkeypatch.setattr("ecpo_utils.dialogue.confirmation.reply_similarities", lambda *args: {})
     monkeypatch.setattr(
         "ecpo_utils.dialogue.confirmation.faultless_probability", lambda name, evidence: float(evidence["asked_flexibility"] > 0)
@@ -90,19 +79,20 @@ def test_the_user_chooses_between_repairs_and_of_two_alike_the_smaller_one(make_
     row = scored(make_row(), 0, flexibility=0, guidance=0)
     row.turns[1].confirmation = None  # not scored, not rewritten
     confirmer = Confirmer(study.client("simulator"), None, "narrow")
-    confirm = lambda text: choice(yes=0.9, no=0.1) if yes_to in text else choice(no=0.9, yes=0.1)  # noqa: E731
+    confirm = lambda text: choice(yes=0.9, no=0.1) if pleases in text else choice(no=0.9, yes=0.1)  # noqa: E731
     (record,), asked = rewrite(row, confirmer=confirmer, confirm=confirm)
     assert [text for purpose, text in asked if purpose == "confirm"] and not any("Finish the customer" in text for _, text in asked)
-    assert (record.rewritten, record.score_after) == (expected, 5) if expected else record.dropped == "no better score"
+    assert record.rewritten == "Ask[Does that come close?]" and record.dropped == dropped
+    assert (record.score_after == 5) == (dropped is None)
 
 
 def test_a_reply_that_says_again_what_was_said_makes_way_for_the_entries_that_suit_best(make_row, rewrite):
-    (_, record), asked = rewrite(scored(repeated(make_row()), 1, coherence=1), suits="g2", opening="")
+    (_, record), asked = rewrite(scored(repeated(make_row()), 1, coherence=1), suits="g2")
     first, second = CATALOGUE["g2"], CATALOGUE["g1"]
     assert record.rewritten == (
         f'Recommend[How about "{first.title}"? {said_of(first)} Or "{second.title}"? {said_of(second)} Does that come close?]'
     )
-    assert record.thought == "take up what the user said; recommend what fits; offer a next step"
+    assert record.thought == "recommend what fits; offer a next step"
     fits = [text for purpose, text in asked if purpose == "fit"]
     assert len(fits) == 2 and all(text.startswith("Customer: A game, please. / Alone.\nEntry: ") for text in fits)
 
@@ -120,33 +110,23 @@ def test_an_error_or_a_repeated_reply_leaves_nothing_to_keep(make_row, rewrite, 
     row.turns[1].steps = row.turns[0].steps  # nothing was found
     row.turns[1].reply = row.turns[0].reply if repeated else SYSTEM_ERROR
     (_, record), _ = rewrite(scored(row, 1, flexibility=0))
-    assert record.rewritten == "Ask[Alone it shall be. Does that come close?]" and record.dropped is None
+    assert record.rewritten == "Ask[Does that come close?]" and record.dropped is None
 
 
 def test_a_sentence_that_the_entry_does_not_say_is_left_out(make_row, rewrite):
-    (_, record), _ = rewrite(scored(repeated(make_row()), 1, coherence=0), opening="", pitch="It follows dragons through burning kingdoms.")
+    (_, record), _ = rewrite(scored(repeated(make_row()), 1, coherence=0), pitch="It follows dragons through burning kingdoms.")
     assert record.rewritten == f'Recommend[How about "{CATALOGUE["g2"].title}"? Or "{CATALOGUE["g1"].title}"? Does that come close?]'
 
 
-def test_the_users_own_words_and_half_sentences_are_left_out(make_row, rewrite):
-    row = scored(make_row(), 0, flexibility=0, guidance=0)
-    row.turns[0].user_message = "I want a long game in which one builds bridges over rivers."
-    (record, _), _ = rewrite(row, opening="A long game in which one builds bridges over rivers.", question="Would you like it to be rather")
+def test_half_a_question_makes_no_reply(make_row, rewrite):
+    (record, _), _ = rewrite(scored(make_row(), 0, guidance=0), question="Would you like it to be rather")
     assert record.dropped == "no valid action"
-    row = scored(make_row("game/u2/g1"), 0, flexibility=0, guidance=0)
-    row.turns[0].user_message = "Something with bridges."
-    (record, _), _ = rewrite(row, opening="Bridges over rivers! And then some more of them.")
-    assert record.rewritten == "Ask[Bridges over rivers! Does that come close?]"
-    row = scored(make_row("game/u3/g1"), 0, flexibility=0, guidance=0)
-    row.turns[0].user_message = "Something with knives."
-    (record, _), _ = rewrite(row, opening="I'm sorry, I can\u2019t assist with that.")
-    assert record.rewritten == "Ask[Does that come close?]"
 
 
 def test_a_reply_that_grows_too_long_tells_less_of_the_second_entry(make_row, rewrite):
     words = " ".join(CATALOGUE["g2"].description.split()[:3])
     long = f"It has {words} {' and'.join([' and'] * 30)} {words}."
-    (_, record), _ = rewrite(scored(repeated(make_row()), 1, coherence=0), opening="", pitch=long)
+    (_, record), _ = rewrite(scored(repeated(make_row()), 1, coherence=0), pitch=long)
     assert len(record.rewritten.split()) <= MAX_WORDS and f'"{CATALOGUE["g1"].title}"? Does that' in record.rewritten
 
 

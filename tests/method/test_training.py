@@ -260,17 +260,6 @@ def test_preference_methods_start_at_the_sgpt_policy_and_prefer_the_chosen_after
         assert after.margin == pytest.approx(moved, abs=0.1)
 
 
-def test_an_sft_loss_beside_dpo_makes_the_chosen_likelier_not_only_the_rejected_less(sgpt, make_params, pairs, tmp_path):
-    lines = {}
-    for weight in (0.0, 1.0):
-        params = make_params(dpo_num_train_epochs=6.0, dpo_learning_rate=5e-3, dpo_sft_weight=weight)
-        history = load_history(train_adapter("dpo", params, TrainingSet(pairs), tmp_path / f"dpo{weight}", start=sgpt))["history"]
-        lines[weight] = [line for line in history if "loss" in line]
-    assert lines[0.0][0]["loss"] == pytest.approx(math.log(2), abs=1e-4) and lines[1.0][0]["loss"] > math.log(2) + 0.5
-    assert lines[1.0][-1]["logps/chosen"] > lines[0.0][-1]["logps/chosen"] + 1
-    assert lines[1.0][-1]["rewards/margins"] > 0
-
-
 def test_a_policy_against_itself_has_no_divergence(sgpt, tiny, pairs):
     for each in compare_policies(tiny, sgpt, sgpt, pairs[:2]):
         assert each.kl_per_token == pytest.approx(0, abs=1e-7) and each.margin == pytest.approx(0, abs=1e-6)

@@ -13,7 +13,6 @@ from ecpo_utils.core.errors import ArtifactError, ParamsError
 from ecpo_utils.core.schema import Item, Persona, PreferencePair, Rewrite, Task, Trajectory, Turn, Verdict
 from ecpo_utils.evaluate.judges.base import dialogues_digest
 from ecpo_utils.evaluate.transcripts import trajectory_transcript
-from ecpo_utils.method.training import load_history
 from ecpo_utils.run import open_run
 
 ROOT = Path(__file__).parents[2]
@@ -157,7 +156,7 @@ def test_divergence_is_measured_against_sgpt(run, scripts):
     assert table["n"].tolist() == [min(len(sets["game"].train), tuning.MAX_COMPARED)] * 2 and set(table["pairs"]) == {"train"}
 
 
-def test_searches_are_pairs_beside_the_rewrites_where_they_are_asked_for(run, scripts, study):
+def test_searches_against_the_reply_that_followed_are_compared_too(run, scripts, study):
     answer = study.scripts["agent"]
 
     def searching(body):
@@ -165,15 +164,12 @@ def test_searches_are_pairs_beside_the_rewrites_where_they_are_asked_for(run, sc
         return "Search[a game]" if seeks else answer(body)
 
     study.scripts["agent"] = searching
-    run.params.search_pairs, run.params.preference_methods = True, ["dpo"]
+    run.params.preference_methods = ["dpo"]
     *_, sets, adapters, _ = asyncio.run(everything(run))
     table = tuning.measure_divergence(run, sets, adapters)
-    assert len(sets["game"].searches) == len(sets["game"].train) > 0
-    assert {pair.chosen[0]["content"] for pair in sets["game"].searches} == {"Search[a game]"}
-    assert load_history(adapters["game"]["dpo"])["rows"]["searches"] == len(sets["game"].searches)
     assert table["pairs"].tolist() == ["train", "searches"]
     costs = tuning.cost_table(run).set_index("stage")
-    assert costs.loc["training dpo", "units"] == 2 * len(sets["game"].train)
+    assert costs.loc["training dpo", "units"] == len(sets["game"].train)
 
 
 def test_what_is_missing_names_its_notebook(run, scripts):
