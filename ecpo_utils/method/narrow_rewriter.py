@@ -2,7 +2,8 @@
 
 A model of 1.5B parameters that is shown a reply and its faults mostly copies the reply. So it writes a single sentence: a question that
 leads on in place of the reply's last one. Nothing else changes, so that a pair differs only at its end: with other beginnings a policy of
-135M parameters lost its searches or spoilt them. Only an error or a repetition makes way for other entries.
+135M parameters lost its searches or spoilt them, and with a sentence left out for the question it left out its second title for good. Only
+an error or a repetition makes way for other entries.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from ..llm.client import ChatClient, Meter
 from ..llm.prompts import load_examples, load_prompt, render
 
 PURPOSES = ("fit", "pitch", "question")
-PROMPTS = (*(f"narrow_rewrite_{purpose}_{part}" for purpose in PURPOSES for part in ("system", "examples")),
-           "narrow_rewrite_entry", "narrow_rewrite_so_far")  # fmt: skip
+PROMPTS = (*(f"rewrite_narrow_{purpose}_{part}" for purpose in PURPOSES for part in ("system", "examples")),
+           "rewrite_narrow_entry", "rewrite_narrow_so_far")  # fmt: skip
 MAX_ENTRIES = 6  # that the model reads, the latest ones
 NUM_RECOMMENDED = 2
 NEXT_STEP = "offer a next step"
@@ -29,7 +30,6 @@ LAST_MESSAGES = 3  # of the customer
 LONG_WORD = 5  # letters: of shorter words any two sentences share some
 SENTENCE_TOKENS = {"pitch": 32, "question": 20}
 _QUESTION_AT_END = re.compile(r"\s*[^.!?\"\u201d]*\w\s*\?\s*$")  # not the mark behind a title
-_LAST_SENTENCE = re.compile(r"(?<=[.!?])\s+[^.!?]+[.!?]*$")
 _SENTENCE = re.compile(r".*?\w\w[\"\u201d)]?[.!?](?=\s|$)")  # an initial, as in "M. R. James", ends none
 
 
@@ -58,8 +58,7 @@ class NarrowRewriter:
             return await self._replace(row, turn, seen)
         action = parse_action(turn.steps[-1].output)
         body = _QUESTION_AT_END.sub("", action.argument)
-        question = await self._question(turn, body)
-        return NEXT_STEP, _put_together(action.type, [body, _LAST_SENTENCE.sub("", body)], question)
+        return NEXT_STEP, _put_together(action.type, [body], await self._question(turn, body))
 
     async def _replace(self, row: Trajectory, turn: Turn, seen: Sequence[Item]) -> tuple[str, Action]:
         """Another reply: entries that were not named yet, or a question where there are none."""
@@ -73,7 +72,7 @@ class NarrowRewriter:
 
     async def _question(self, turn: Turn, answer: str) -> str:
         values = {"said": quote_for_users(turn.user_message), "answer": quote_for_users(answer)}
-        return await self._sentence("question", render("narrow_rewrite_so_far", **values))
+        return await self._sentence("question", render("rewrite_narrow_so_far", **values))
 
     async def _recommend(self, said: str, entries: Sequence[Item]) -> list[str]:
         """The entries that suit best, each with a sentence on what it is about; second, in fewer words."""
@@ -92,7 +91,7 @@ class NarrowRewriter:
         return pitch if sum(word in known for word in telling) >= len(telling) / 2 else ""
 
     def _entry(self, said: str, item: Item) -> str:
-        return render("narrow_rewrite_entry", said=quote_for_users(said), entry=render_items([item]).partition(" ")[2])
+        return render("rewrite_narrow_entry", said=quote_for_users(said), entry=render_items([item]).partition(" ")[2])
 
     async def _sentence(self, purpose: str, text: str) -> str:
         """The first sentence of the answer; of one that did not come to its end a pitch keeps what stands before the last comma."""
@@ -105,8 +104,8 @@ class NarrowRewriter:
         return f"{words.rpartition(',')[0]}." if purpose == "pitch" and "," in words else ""
 
     def _messages(self, purpose: str, text: str) -> list[Message]:
-        system = {"role": "system", "content": load_prompt(f"narrow_rewrite_{purpose}_system")}
-        return [system, *load_examples(f"narrow_rewrite_{purpose}_examples"), {"role": "user", "content": text}]
+        system = {"role": "system", "content": load_prompt(f"rewrite_narrow_{purpose}_system")}
+        return [system, *load_examples(f"rewrite_narrow_{purpose}_examples"), {"role": "user", "content": text}]
 
 
 def _put_together(kind: str, bodies: Sequence[str], question: str) -> Action:

@@ -12,7 +12,7 @@ from ecpo_utils.method.narrow_rewriter import MAX_WORDS, PURPOSES
 from ecpo_utils.method.rewriting import rewrite_turns
 
 CATALOGUE = {item.item_id: item for item in ITEMS}
-SYSTEMS = {load_prompt(f"narrow_rewrite_{purpose}_system"): purpose for purpose in PURPOSES}
+SYSTEMS = {load_prompt(f"rewrite_narrow_{purpose}_system"): purpose for purpose in PURPOSES}
 SAID = {"question": "Does that come close?"}
 
 
@@ -130,11 +130,11 @@ def test_a_reply_that_grows_too_long_tells_less_of_the_second_entry(make_row, re
     assert len(record.rewritten.split()) <= MAX_WORDS and f'"{CATALOGUE["g1"].title}"? Does that' in record.rewritten
 
 
-def test_a_long_reply_gives_up_its_last_sentence_for_the_question(make_row, rewrite):
+def test_a_reply_too_long_for_another_question_makes_no_pair(make_row, rewrite):
     row = make_row()
     row.turns[1].steps[-1].output = f'Recommend[{" ".join(["word"] * 60)}. {" ".join(["more"] * 18)}. Right?]'
     (_, record), _ = rewrite(scored(row, 1, guidance=0))
-    assert record.rewritten == f'Recommend[{" ".join(["word"] * 60)}. Does that come close?]'
+    assert record.rewritten.endswith("more. Does that come close?]") and record.dropped == "longer than an agent may write"
 
 
 def test_an_unreadable_answer_costs_one_reply_and_a_judge_without_probabilities_the_stage(make_row, rewrite):
