@@ -88,11 +88,11 @@ def framework_comparisons(frameworks: Sequence[str]) -> list[tuple[str, str]]:
 
 
 async def judge_released(run: Run) -> dict[str, dict[str, list[Verdict]]]:
-    """Every released log against the expert's, on `num_judge_pairs` tasks that all logs share, dialogues whole and cut.
+    """Every released log against the expert's, on `num_judge_pairs` of the tasks that all logs share, dialogues whole and cut.
 
     Returns:
         By "whole", "cut" (at the first line break, as the release's script judged them) and "rule" (whole
-        ones by `rule_verdicts`), and log; empty where `release_dir` is not set.
+        ones by `rule_verdicts`, which costs nothing: on all shared tasks), and log; empty where `release_dir` is not set.
 
     Raises:
         ArtifactError: If `release_dir` is set and holds no logs.
@@ -109,12 +109,13 @@ async def judge_released(run: Run) -> dict[str, dict[str, list[Verdict]]]:
     found: dict[str, dict[str, list[Verdict]]] = {"whole": {}, "cut": {}, "rule": {}}
     async with open_judge(run) as judge:
         for name, log in logs.items():
-            whole = [pair for pair in pair_transcripts(log, expert, names=(name, EXPERT_LOG)) if pair[0].task_id in chosen]
+            all_shared = [pair for pair in pair_transcripts(log, expert, names=(name, EXPERT_LOG)) if pair[0].task_id in shared]
+            whole = [pair for pair in all_shared if pair[0].task_id in chosen]
             cut = [(cut_at_line_break(one), cut_at_line_break(other)) for one, other in whole]
             for form, pairs in (("whole", whole), ("cut", cut)):
                 path = run.paths.verdicts("book", f"released_{form}_{name}", EXPERT_LOG)
                 found[form][name] = await judge_pairs(judge, pairs, first=name, second=EXPERT_LOG, path=path)
-            found["rule"][name] = rule_verdicts(whole, first=name, second=EXPERT_LOG)
+            found["rule"][name] = rule_verdicts(all_shared, first=name, second=EXPERT_LOG)
             write_jsonl(run.paths.verdicts("book", f"released_rule_{name}", EXPERT_LOG), found["rule"][name])
     return found
 

@@ -111,13 +111,18 @@ class Plan:
         comparisons = len(framework_comparisons(params.frameworks))
         self._add("04 frameworks", "judge", number * comparisons, self._judge)
         originals = min(params.num_judge_pairs or params.num_simulation_tasks, params.num_simulation_tasks) * len(params.domains)
-        self._add("05 judge", "judge", originals * (1 + len(FLAWS) * len(SEVERITIES)), self._judge)
+        self._add("05 judge", "judge", originals * (1 + len(FLAWS) * len(SEVERITIES)), self._validated("planted"))
         if params.release_dir:
-            self._add("05 judge", "judge", NUM_RELEASED * 2 * (params.num_judge_pairs or SHARED_RELEASED), self._judge)
+            self._add("05 judge", "judge", NUM_RELEASED * 2 * (params.num_judge_pairs or SHARED_RELEASED), self._validated("released"))
 
     @property
     def _judge(self) -> dict:
         return self._unit("judges", self.params.judge_mode)
+
+    def _validated(self, pairs: str) -> dict:
+        """A pair of notebook 05: what is asked of single replies is asked once, and many pairs share them."""
+        asked = self.units["asked_anew"].get(self.params.judge_mode, {}).get(pairs, 1)
+        return {**self._judge, "calls": self._judge["calls"] * asked}
 
     def _tuning(self) -> None:
         params, domains = self.params, self._among(self.params.tuning_domains)
@@ -130,7 +135,7 @@ class Plan:
         self._add("08 rewriting", "rewriter", replies, self._unit("rewriters", params.rewriter_mode))
         if params.verify_rewrites:
             self._add("08 rewriting", "simulator", replies, self.units["confirmation"])
-        pairs = replies * self.units["share_of_rewrites_kept"]
+        pairs = replies * self.units["share_of_rewrites_kept"][params.rewriter_mode]
         self._add("08 rewriting", "judge", min(params.num_judge_pairs * len(domains) or pairs, pairs), self._judge)
         compared = {d: self._tests("num_cra_tasks", [d]) for d in self._among(params.cra_domains)}
         played = {d: max(params.num_simulation_tasks, compared.get(d, 0)) for d in domains}

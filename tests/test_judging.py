@@ -198,7 +198,8 @@ def test_released_logs_are_judged_whole_cut_and_by_the_rule_on_the_tasks_that_al
     asked = len(stub_endpoint.chats)
     assert asyncio.run(judge_released(run)) == found and len(stub_endpoint.chats) == asked
     run.params.num_judge_pairs = 2
-    assert {len(rows) for logs in asyncio.run(judge_released(run)).values() for rows in logs.values()} == {2}
+    fewer = asyncio.run(judge_released(run))
+    assert {form: {len(rows) for rows in logs.values()} for form, logs in fewer.items()} == {"whole": {2}, "cut": {2}, "rule": {3}}
 
 
 def test_cut_dialogues_end_at_their_first_line_break(run, release):

@@ -48,7 +48,7 @@ def test_dialogues_that_notebook_03_played_are_not_counted_again(paper):
 def test_notebook_08_judges_as_many_rewrites_of_each_domain_as_it_is_told_to(paper):
     assert find(Plan(paper), "08 rewriting", "judge").units == 3 * 100
     whole = Plan(paper.model_copy(update={"num_judge_pairs": 0}))
-    assert find(whole, "08 rewriting", "judge").units == pytest.approx(3 * 500 * 5 * 0.6 * 0.5)
+    assert find(whole, "08 rewriting", "judge").units == pytest.approx(3 * 500 * 5 * 0.6)
     more = Plan(paper.model_copy(update={"num_judge_pairs": 99_999}))
     assert find(more, "08 rewriting", "judge") == find(whole, "08 rewriting", "judge")
 

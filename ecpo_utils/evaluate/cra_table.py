@@ -18,7 +18,7 @@ from .win_rates import WinRate, outcomes, win_rate
 
 Verdicts = Mapping[tuple[str, str], Sequence[Verdict]]
 Judged = Mapping[Domain, Verdicts]
-Measure = Literal["success", "recall", "win"]
+Measure = Literal["success", "recall", "win", "direct_win"]
 ORDERS = {"chatrec": "O(N)", "react": "O(M+2N)", "macrs": "O(M+4N)", "actcrs": "O(M+N)"}  # the paper's, per dialogue
 
 
@@ -108,11 +108,12 @@ def _effort(rows: Sequence[Trajectory], name: str) -> dict:
 def system_comparisons(played: Played, judged: Judged, baseline: str, *, seed: int) -> pd.DataFrame:
     """Every system against the baseline on the same tasks, per measure and domain: paired interval and sign-flip test over users.
 
-    Each measure is one family of Holm's adjustment, over all its domains. Wins are over `EXPERT`, whose own value is 0.5 on every task.
+    Each measure is one family of Holm's adjustment, over all its domains. A "win" is over `EXPERT`, a "direct_win" over the baseline, where
+    that is another one and was judged against; whoever is won over has the value 0.5 on every task.
 
     Args:
         played: Trajectories by domain and system.
-        judged: Verdicts by domain and (system, other), for the measure "win".
+        judged: Verdicts by domain and (system, other), for the wins.
         baseline: A system; a domain without it is left out.
         seed: Of resampling.
 
@@ -121,7 +122,7 @@ def system_comparisons(played: Played, judged: Judged, baseline: str, *, seed: i
         0.8, if systems differ as measured; none where they do not.
     """
     found: list[tuple[Measure, Domain, Comparison]] = []
-    for measure in get_args(Measure):
+    for measure in get_args(Measure)[: 3 if baseline == EXPERT else 4]:
         family = [
             (domain, each)
             for domain, systems in played.items()
@@ -145,7 +146,10 @@ def _user(row: Trajectory) -> str:
 def _compare_domain(
     measure: Measure, systems: Mapping[str, Sequence[Trajectory]], verdicts: Verdicts, baseline: str, seed: int
 ) -> list[Comparison]:
-    judged = {name: None if name == EXPERT else verdicts.get((name, EXPERT), []) for name in systems}
+    won_over = baseline if measure == "direct_win" else EXPERT
+    judged = {name: None if name == won_over else verdicts.get((name, won_over), []) for name in systems}
+    if measure == "direct_win":
+        systems = {name: rows for name, rows in systems.items() if judged[name] is None or judged[name]}
     values = {name: _values(measure, rows, judged[name]) for name, rows in systems.items()}
     users = {row.task_id: _user(row) for rows in systems.values() for row in rows}
     return compare_all(values, baseline, seed, groups=users)
@@ -153,7 +157,7 @@ def _compare_domain(
 
 def _values(measure: Measure, rows: Sequence[Trajectory], verdicts: Sequence[Verdict] | None) -> Values:
     """A system's value of each task that it played; `verdicts` None for the one that the wins are over."""
-    if measure == "win":
+    if measure in ("win", "direct_win"):
         won = outcomes(verdicts or [])
         return {row.task_id: 0.5 if verdicts is None else won.get(row.task_id) for row in rows}
     return {row.task_id: float(row.is_success if measure == "success" else row.is_recalled) for row in rows}

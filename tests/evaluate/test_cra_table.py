@@ -104,6 +104,15 @@ def test_wins_and_recall_are_compared_like_success_the_yardstick_wins_half(playe
     assert set(rows.index.get_level_values("measure")) == {"success", "recall", "win"}
 
 
+def test_wins_over_the_baseline_itself_where_another_one_than_the_expert_was_judged_against(played, judged):
+    book = {**judged["book"], ("chatrec_expert", "chatrec_base"): judged["book"]["chatrec_base", "actcrs_expert"]}
+    rows = system_comparisons(played, {"book": book}, "chatrec_base", seed=0).set_index(["measure", "system"])
+    direct = rows.loc["direct_win"]
+    assert list(direct.index) == ["chatrec_expert"]  # nobody else was held against that baseline
+    assert direct.loc["chatrec_expert", ["system_mean", "baseline_mean", "higher", "lower"]].tolist() == [0.25, 0.5, 1, 3]
+    assert rows.loc[("win", "chatrec_expert"), "baseline_mean"] == 0.25
+
+
 def test_tasks_needed_by_the_measured_split(played, judged):
     rows = system_comparisons(played, judged, "actcrs_expert", seed=0).set_index(["measure", "system"])
     assert rows.loc[("success", "chatrec_base"), "tasks_needed"] == 9  # 3 of 4 tasks lost, none won
