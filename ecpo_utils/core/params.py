@@ -150,6 +150,7 @@ class Params(BaseModel):
     preference_methods: list[Literal["dpo", "kto", "simpo"]] = Field(min_length=1)
     dpo_learning_rate: float = Field(gt=0)
     dpo_beta: float = Field(gt=0)
+    dpo_sft_weight: float = Field(ge=0)  # of an SFT loss, beside DPO's, on the chosen reply and the searches before it; the paper has none
     dpo_num_train_epochs: float = Field(gt=0)  # this and the next three hold for all preference methods
     dpo_per_device_train_batch_size: int = Field(ge=1)
     dpo_gradient_accumulation_steps: int = Field(ge=1)

@@ -23,7 +23,6 @@ def write_card(path: Path, facts: dict) -> Path:
     """
     settings = "\n".join(f"| `{key}` | {value} |" for key, value in sorted(facts["params"].items()))
     files = "\n".join(f"- `{name}` SHA-256 `{value}`" for name, value in facts["base_model_files"].items())
-    searches = f", {number} of them searches" if (number := facts["rows"].get("searches")) else ""
     return write_text(
         path,
         f"""---
@@ -38,7 +37,7 @@ tags: [lora, conversational-recommendation, ecpo]
 Base model `{facts["base_model"]}` of `params/models.yaml`:
 {files}
 
-Trained on {facts["lengths"]["rows"]} rows{searches} ({facts["rows"]["validation"]} of other users for validation), {facts["steps"]} steps,
+Trained on {facts["lengths"]["rows"]} rows ({facts["rows"]["validation"]} of other users for validation), {facts["steps"]} steps,
 {facts["seconds"]} s on {facts["device"]} in {facts["dtype"]}, {facts["tokens_per_second"]} tokens per second. Seed {facts["seed"]}.
 Digest `{facts["digest"]}`; data `{facts["data"]}`; start `{facts["start"]}`.
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from ..core.errors import TrainingError
-from ..core.schema import Message, SFTExample
+from ..core.schema import Message, PreferencePair, SFTExample
+from ..dialogue.agents.actions import parse_action
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -52,6 +53,22 @@ def join_examples(examples: Sequence[SFTExample], tokenizer: PreTrainedTokenizer
             mask[: len(before)] = before
         found.append(TokenizedDialogue(whole, mask, example.task_id, example.turn))
     return found
+
+
+def search_mask(pair: PreferencePair, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """1 where a token of a pair's prompt belongs to one of the agent's own searches, else 0; as long as the prompt's tokens.
+
+    Raises:
+        TrainingError: If the model's chat template does not put an action behind what was said before as it is.
+    """
+    mask = [0] * len(tokens(tokenizer, pair.prompt, add_generation_prompt=True))
+    for number, message in enumerate(pair.prompt):
+        if message["role"] != "assistant" or parse_action(message["content"]).type != "search":
+            continue
+        before = tokens(tokenizer, pair.prompt[:number], add_generation_prompt=True)
+        action = completion_of(tokens(tokenizer, pair.prompt[: number + 1]), before, pair.task_id, pair.turn)
+        mask[len(before) : len(before) + len(action)] = [1] * len(action)
+    return mask
 
 
 def completion_of(whole: S, prompt: S, task_id: str, turn: int) -> S:

@@ -24,17 +24,18 @@ from ..llm.lora import CARD
 from ..llm.models import fetch_model, weights_hashes
 from .backbone import add_adapter, free_memory, load_adapter, load_backbone, trim_heap
 from .cards import write_card
-from .sequences import TokenizedDialogue, completion_of, join_examples, tokens
+from .sequences import TokenizedDialogue, completion_of, join_examples, search_mask, tokens
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
+    from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 logger = logging.getLogger(__name__)
 
 Method = Literal["sft", "dpo", "kto", "simpo"]
 RECIPE = 1  # raise it when other code would train other weights on the same rows: adapters of an earlier one are then trained anew
-DPO_ONLY = ("dpo_learning_rate", "dpo_beta")  # the other dpo_* hold for all preference methods
+DPO_ONLY = ("dpo_learning_rate", "dpo_beta", "dpo_sft_weight")  # the other dpo_* hold for all preference methods
 SAVE_STEPS = 10  # on two cores a step of DPO takes most of a minute
 STEP_SECONDS = "step_seconds"  # key of a log line
 PEFT_FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -339,6 +340,9 @@ def _trainer(
     if method == "dpo":
         from trl import DPOConfig, DPOTrainer
 
+        if params.dpo_sft_weight:
+            options |= {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, params.dpo_sft_weight]}
+            common["data_collator"] = _with_searches([*rows.train, *rows.validation], tokenizer, params.dpo_max_length)
         dpo = DPOConfig(**options, **reference, beta=params.dpo_beta)
         return _kept_whole(DPOTrainer(args=_one_gpu(dpo), **common), rows, method)
     if method == "kto":
@@ -350,6 +354,27 @@ def _trainer(
 
     simpo = CPOConfig(**options, beta=params.simpo_beta, simpo_gamma=params.simpo_gamma, loss_type="simpo", cpo_alpha=0.0)
     return _kept_whole(CPOTrainer(args=_one_gpu(simpo), **common), rows, method)
+
+
+def _with_searches(pairs: Sequence[PreferencePair], tokenizer: PreTrainedTokenizerBase, max_length: int) -> DataCollatorForPreference:
+    """TRL's collator, which also marks the agent's own searches in the prompts: they cancel in DPO's loss and are kept by the SFT loss.
+
+    The log-probabilities in the curves are then those of reply and searches.
+    """
+    import torch
+    from trl.trainer.dpo_trainer import DataCollatorForPreference
+
+    masks = {tuple(tokens(tokenizer, pair.prompt, add_generation_prompt=True)): search_mask(pair, tokenizer) for pair in pairs}
+
+    class WithSearches(DataCollatorForPreference):
+        def torch_call(self, examples: list[dict]) -> dict:
+            batch = super().torch_call(examples)
+            for marks, example in zip(batch["completion_mask"], [*examples, *examples], strict=True):  # all chosen, then all rejected
+                mask = masks[tuple(example["prompt_ids"])]
+                marks[: len(mask)] = torch.tensor(mask)
+            return batch
+
+    return WithSearches(pad_token_id=tokenizer.pad_token_id, max_length=max_length)
 
 
 def _one_gpu(args: TrainingArguments) -> TrainingArguments:

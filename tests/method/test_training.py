@@ -15,7 +15,7 @@ from ecpo_utils.core.schema import PreferencePair, SFTExample
 from ecpo_utils.method import training
 from ecpo_utils.method.backbone import load_adapter, load_backbone, trim_heap
 from ecpo_utils.method.divergence import compare_policies
-from ecpo_utils.method.sequences import join_examples
+from ecpo_utils.method.sequences import join_examples, tokens
 from ecpo_utils.method.sgpt import build_sft_examples
 from ecpo_utils.method.training import TrainingSet, load_history, preference_rows, share_batch, train_adapter
 
@@ -258,6 +258,31 @@ def test_preference_methods_start_at_the_sgpt_policy_and_prefer_the_chosen_after
     for after, before in zip(found, start, strict=True):  # the margin is what the two log-probabilities moved apart
         moved = after.chosen_logp - before.chosen_logp - (after.rejected_logp - before.rejected_logp)
         assert after.margin == pytest.approx(moved, abs=0.1)
+
+
+def test_the_sft_loss_beside_dpo_is_on_the_chosen_reply_and_on_the_searches_before_it(tiny, dialogue):
+    """The question asked before the search is a reply of an earlier turn: no part of either."""
+    _, tokenizer = load_backbone(tiny)
+    last, other = dialogue[-1], [{"role": "assistant", "content": "Response[No.]"}]
+    pair = PreferencePair(prompt=last.prompt, chosen=last.completion, rejected=other, score=1, reason="r", task_id="t", turn=1)
+    prompt = tokens(tokenizer, pair.prompt, add_generation_prompt=True)
+    chosen, rejected = (tokens(tokenizer, [*pair.prompt, *answer])[len(prompt) :] for answer in (pair.chosen, pair.rejected))
+    row = {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected}
+    batch = training._with_searches([pair], tokenizer, 4096)([row])
+    read = [tokenizer.decode(ids[mask.bool()]) for ids, mask in zip(batch["input_ids"], batch["completion_mask"], strict=True)]
+    end = "<|im_end|>\n"
+    assert read == [f'Search[alone]{end}Recommend["Harbour of Glass"]{end}', f"Search[alone]{end}Response[No.]{end}"]
+
+
+def test_an_sft_loss_beside_dpo_makes_the_chosen_likelier_not_only_the_rejected_less(sgpt, make_params, pairs, tmp_path):
+    lines = {}
+    for weight in (0.0, 1.0):
+        params = make_params(dpo_num_train_epochs=6.0, dpo_learning_rate=5e-3, dpo_sft_weight=weight)
+        history = load_history(train_adapter("dpo", params, TrainingSet(pairs), tmp_path / f"dpo{weight}", start=sgpt))["history"]
+        lines[weight] = [line for line in history if "loss" in line]
+    assert lines[0.0][0]["loss"] == pytest.approx(math.log(2), abs=1e-4) and lines[1.0][0]["loss"] > math.log(2) + 0.5
+    assert lines[1.0][-1]["logps/chosen"] > lines[0.0][-1]["logps/chosen"] + 1
+    assert lines[1.0][-1]["rewards/margins"] > 0
 
 
 def test_a_policy_against_itself_has_no_divergence(sgpt, tiny, pairs):
