@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, get_args
 
 import pandas as pd
 
 from ..core.schema import Domain, Trajectory, Verdict
 from .comparison import Comparison, PairedDifference, Values, compare_all, holm, tasks_needed
-from .metrics import AGENT_ROLES, summarize
+from .metrics import AGENT_ROLES, mean_score, summarize, valid_share
 from .paper import paper_results
 from .statistics import Rate, average, mean
 from .tables import EXPERT, Played, comparison_table, rate_columns
@@ -18,7 +18,13 @@ from .win_rates import WinRate, outcomes, win_rate
 
 Verdicts = Mapping[tuple[str, str], Sequence[Verdict]]
 Judged = Mapping[Domain, Verdicts]
-Measure = Literal["success", "recall", "win", "direct_win"]
+Measure = Literal["success", "recall", "confirmation", "valid_actions", "win", "direct_win"]
+VALUE_OF: dict[Measure, Callable[[Trajectory], float | None]] = {  # of a dialogue by itself, with nobody's verdict
+    "success": lambda row: float(row.is_success),
+    "recall": lambda row: float(row.is_recalled),
+    "confirmation": lambda row: mean_score(row, "satisfaction"),
+    "valid_actions": valid_share,
+}
 ORDERS = {"chatrec": "O(N)", "react": "O(M+2N)", "macrs": "O(M+4N)", "actcrs": "O(M+N)"}  # the paper's, per dialogue
 
 
@@ -108,8 +114,10 @@ def _effort(rows: Sequence[Trajectory], name: str) -> dict:
 def system_comparisons(played: Played, judged: Judged, baseline: str, *, seed: int) -> pd.DataFrame:
     """Every system against the baseline on the same tasks, per measure and domain: paired interval and sign-flip test over users.
 
-    Each measure is one family of Holm's adjustment, over all its domains. A "win" is over `EXPERT`, a "direct_win" over the baseline, where
-    that is another one and was judged against; whoever is won over has the value 0.5 on every task.
+    Each measure is one family of Holm's adjustment, over all its domains. "confirmation" is a dialogue's mean satisfaction, 0 to 5,
+    "valid_actions" the share of actions that could be read, which ChatRec and MACRS lack (unscored). A "win" is over
+    `EXPERT`, a "direct_win" over the baseline, where that is another one and was judged against; whoever is won over has the value 0.5
+    on every task.
 
     Args:
         played: Trajectories by domain and system.
@@ -160,7 +168,7 @@ def _values(measure: Measure, rows: Sequence[Trajectory], verdicts: Sequence[Ver
     if measure in ("win", "direct_win"):
         won = outcomes(verdicts or [])
         return {row.task_id: 0.5 if verdicts is None else won.get(row.task_id) for row in rows}
-    return {row.task_id: float(row.is_success if measure == "success" else row.is_recalled) for row in rows}
+    return {row.task_id: VALUE_OF[measure](row) for row in rows}
 
 
 def _tasks_needed(paired: PairedDifference) -> int | None:

@@ -9,7 +9,7 @@ from typing import get_args
 
 from ..core.schema import Confirmation, Status, Trajectory, Turn
 from ..data.release import LogDialogue
-from ..dialogue.agents.base import is_system_error
+from ..dialogue.agents.base import SYSTEM_ERROR, is_system_error
 from .statistics import Rate, average, mean, proportion
 
 SUB_SCORES = ("flexibility", "coherence", "guidance")
@@ -104,6 +104,12 @@ def _replied(trajectory: Trajectory) -> list[Turn]:
 def mean_score(trajectory: Trajectory, name: str) -> float | None:
     """Mean of a (sub-)score over the replies that have it; None if none has."""
     return average(getattr(turn.confirmation or Confirmation(), name) for turn in _replied(trajectory))
+
+
+def valid_share(trajectory: Trajectory) -> float | None:
+    """Share of an agent's actions that could be read at the first attempt; its own error notice is none. None without actions."""
+    steps = [step for turn in trajectory.turns for step in turn.steps if step.purpose == "action"]
+    return average(step.attempts == 1 and not step.is_unusable and step.action.argument != SYSTEM_ERROR for step in steps)
 
 
 def _tokens(trajectory: Trajectory, role: str) -> int:

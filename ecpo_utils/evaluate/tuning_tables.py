@@ -10,9 +10,10 @@ import pandas as pd
 from ..core.matching import says_again
 from ..core.schema import Domain, Rewrite, Trajectory, Turn, Verdict
 from ..dialogue.agents.actions import parse_action
-from ..dialogue.agents.base import SYSTEM_ERROR, is_system_error
+from ..dialogue.agents.base import is_system_error
 from .cra_table import Judged, cra_table
 from .judges import DIMENSIONS
+from .metrics import valid_share
 from .paper import paper_results
 from .statistics import Rate, average, mean, proportion
 from .tables import EXPERT, Played, outcome_cells, rate_cell, rate_columns, win_cells
@@ -20,16 +21,6 @@ from .win_rates import win_rate, win_shares
 
 FAULTS = ("system error", "repeats itself", "misses the message", "out of context", "no next step")
 TRAINING_CURVES = ("loss", "eval_loss", "rewards/margins", "rewards/accuracies", "eval_rewards/margins", "eval_rewards/accuracies")
-
-
-def valid_action_share(rows: Sequence[Trajectory]) -> Rate:
-    """Mean over dialogues of the share of an agent's actions that could be read at the first attempt; its own error notice is none."""
-    return mean(_valid_share(row) for row in rows)
-
-
-def _valid_share(row: Trajectory) -> float | None:
-    steps = [step for turn in row.turns for step in turn.steps if step.purpose == "action"]
-    return average(step.attempts == 1 and not step.is_unusable and step.action.argument != SYSTEM_ERROR for step in steps)
 
 
 def reply_words(rows: Sequence[Trajectory]) -> Rate:
@@ -41,7 +32,7 @@ def tuned_table(played: Played, judged: Judged, profile: str) -> pd.DataFrame:
     """`cra_table` with the share of valid actions and the length of replies. Paper: Table 1, lower half."""
     table = cra_table(played, judged, profile)
     extra = [
-        rate_columns("valid_actions", valid_action_share(rows)) | rate_columns("reply_words", reply_words(rows))
+        rate_columns("valid_actions", mean(map(valid_share, rows))) | rate_columns("reply_words", reply_words(rows))
         for systems in played.values()
         for rows in systems.values()
     ]

@@ -5,7 +5,7 @@ import math
 import pandas as pd
 import pytest
 
-from ecpo_utils.core.schema import Action, Item, Persona, Step, Trajectory, Turn, Usage, Verdict
+from ecpo_utils.core.schema import Action, Confirmation, Item, Persona, Step, Trajectory, Turn, Usage, Verdict
 from ecpo_utils.evaluate.comparison import holm
 from ecpo_utils.evaluate.cra_table import (
     agent_calls,
@@ -101,7 +101,7 @@ def test_wins_and_recall_are_compared_like_success_the_yardstick_wins_half(playe
     assert (win["higher"], win["lower"], win["unscored"]) == (1, 3, 0)
     assert win["p_value"] == pytest.approx(0.625)  # of four users three lose: 2 (1 + 4) / 2^4
     assert rows.loc[("recall", "chatrec_base"), "difference"] == 0
-    assert set(rows.index.get_level_values("measure")) == {"success", "recall", "win"}
+    assert set(rows.index.get_level_values("measure")) == {"success", "recall", "confirmation", "valid_actions", "win"}
 
 
 def test_wins_over_the_baseline_itself_where_another_one_than_the_expert_was_judged_against(played, judged):
@@ -113,6 +113,24 @@ def test_wins_over_the_baseline_itself_where_another_one_than_the_expert_was_jud
     assert rows.loc[("win", "chatrec_expert"), "baseline_mean"] == 0.25
 
 
+def test_confirmation_and_valid_actions_are_compared_too_and_left_out_where_a_dialogue_has_none(played):
+    base = played["book"]["chatrec_base"]
+    scores = (3, 1, 1, None)  # satisfaction of every reply of a task's dialogue: 3 of 4 are scored
+    for row, score in zip(base, scores, strict=True):
+        for turn in row.turns:
+            turn.confirmation = Confirmation() if score is None else Confirmation(flexibility=score // 3, coherence=1, guidance=score // 3)
+            turn.steps = [step(kind="ask")]
+        row.turns[0].steps[0].attempts = 1 + (score == 3)  # one action of four dialogues was read at the second attempt
+    for row in played["book"]["actcrs_expert"]:
+        for turn in row.turns:
+            turn.confirmation, turn.steps = Confirmation(flexibility=2, coherence=0, guidance=0), [step(kind="ask")]
+    rows = system_comparisons(played, {}, "actcrs_expert", seed=0).set_index(["measure", "system"])
+    score, valid = rows.loc[("confirmation", "chatrec_base")], rows.loc[("valid_actions", "chatrec_base")]
+    assert score[["higher", "lower", "unscored"]].tolist() == [1, 2, 1] and score["difference"] == pytest.approx((1 - 1 - 1) / 3)
+    assert valid[["higher", "lower", "unscored"]].tolist() == [0, 1, 0] and valid["difference"] == -0.125
+    assert rows.loc[("valid_actions", "chatrec_expert"), "unscored"] == 4  # no actions: nothing to be valid
+
+
 def test_tasks_needed_by_the_measured_split(played, judged):
     rows = system_comparisons(played, judged, "actcrs_expert", seed=0).set_index(["measure", "system"])
     assert rows.loc[("success", "chatrec_base"), "tasks_needed"] == 9  # 3 of 4 tasks lost, none won
@@ -122,8 +140,10 @@ def test_tasks_needed_by_the_measured_split(played, judged):
 def test_one_family_of_comparisons_per_measure_over_all_domains(played, judged):
     both = system_comparisons({**played, "game": played["book"]}, {**judged, "game": judged["book"]}, "actcrs_expert", seed=0)
     assert list(dict.fromkeys(both["domain"])) == ["book", "game"]
-    for _, family in both.groupby("measure"):
-        assert len(family) == 6 and family["p_holm"].tolist() == holm(family["p_value"].tolist())
+    for measure, family in both.groupby("measure"):
+        assert len(family) == 6
+        if measure in ("success", "recall", "win"):  # these dialogues have neither scores nor actions
+            assert family["p_holm"].tolist() == holm(family["p_value"].tolist())
 
 
 def test_tasks_of_one_user_are_one_group_and_so_are_released_tasks_with_one_target(played, judged):

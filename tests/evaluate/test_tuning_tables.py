@@ -8,6 +8,7 @@ import pytest
 from ecpo_utils.core.schema import Action, Confirmation, Item, Persona, Rewrite, Step, Trajectory, Turn, Verdict
 from ecpo_utils.dialogue.agents.base import SYSTEM_ERROR
 from ecpo_utils.evaluate.cases import Case, case_table, clearest_case, render_case
+from ecpo_utils.evaluate.metrics import valid_share
 from ecpo_utils.evaluate.tuning_figures import plot_curves, plot_dimensions, plot_faults, plot_rewrites
 from ecpo_utils.evaluate.tuning_tables import (
     curve_table,
@@ -20,7 +21,6 @@ from ecpo_utils.evaluate.tuning_tables import (
     rewrite_verdicts,
     short_tuned_table,
     tuned_table,
-    valid_action_share,
 )
 
 
@@ -56,8 +56,7 @@ def rewrite(task, original="Ask[One two?]", rewritten="Ask[One three?]", dropped
 
 def test_an_action_counts_as_valid_if_it_was_read_at_the_first_attempt():
     rows = [dialogue(0, turn(0), turn(1, attempts=2)), dialogue(1, turn(0, kind="invalid")), dialogue(2)]
-    found = valid_action_share(rows)
-    assert (found.value, found.n, found.num_unscored) == (0.25, 2, 1)
+    assert [valid_share(row) for row in rows] == [0.5, 0.0, None]
 
 
 def test_reply_words_is_a_mean_over_dialogues():
