@@ -193,6 +193,19 @@ def _divergence(found: Sequence[PairDivergence]) -> dict:
     }
 
 
+def _history(run: Run, domain: Domain, name: str) -> dict:
+    """`load_history` of an adapter.
+
+    Raises:
+        ArtifactError: If it was not trained yet, or from another SGPT adapter than the one that is there.
+    """
+    adapter, start = find_adapter(run, domain, name), find_adapter(run, domain, "sgpt")
+    history = load_history(adapter)
+    if name != "sgpt" and history["start"] != load_history(start)["digest"]:
+        raise ArtifactError(f"{adapter} was trained from another adapter than {start}; run notebooks 07 to 09 again")
+    return history
+
+
 async def play_main(run: Run) -> Played:
     """Expert, untuned backbone and all tuned agents on the test tasks; what other notebooks played is kept. Paper: Table 1."""
     roster = [Entry(EXPERT, role="expert"), Entry("actcrs_base")]
@@ -225,7 +238,7 @@ def cost_table(run: Run) -> pd.DataFrame:
             per_pair = {f"{name}_per_pair": value / num_pairs if num_pairs else None for name, value in counts.items()}
             rows.append({"domain": domain, "stage": stage, "units": len(records), **counts, **per_pair})
         for name in dict.fromkeys(TUNED[system] for system in tuned_systems(run.params)):
-            history = load_history(find_adapter(run, domain, name))
+            history = _history(run, domain, name)
             seen = {"units": history["lengths"]["rows"], "seconds": history["seconds"], "tokens_per_second": history["tokens_per_second"]}
             rows.append({"domain": domain, "stage": f"training {name}", **seen})
     return pd.DataFrame(rows)

@@ -40,8 +40,9 @@ def check_adapter(name: str, adapter: Path) -> None:
             raise ModelError(f"{adapter / file} is missing; train the adapter first, or correct its path")
     if (adapter / CARD).is_file():
         card = json.loads((adapter / CARD).read_text(encoding="utf-8"))
-        if card["base_model_files"] != weights_hashes(name):
-            raise ModelError(f"{adapter} was trained on {card['base_model']}, whose weights are not those of {name}; train it anew")
+        if card.get("base_model_files") != weights_hashes(name):
+            base = card.get("base_model", "another model")
+            raise ModelError(f"{adapter} was trained on {base}, whose weights are not those of {name}; train it anew")
 
 
 def adapter_rank(adapter: Path) -> int:

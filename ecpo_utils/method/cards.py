@@ -37,7 +37,7 @@ tags: [lora, conversational-recommendation, ecpo]
 Base model `{facts["base_model"]}` of `params/models.yaml`:
 {files}
 
-Trained on {facts["lengths"]["rows"]} rows ({facts["rows"]["validation"]} of other users for validation), {facts["steps"]} steps,
+Trained on {facts["lengths"]["rows"]} rows ({facts["lengths"]["validation_rows"]} of other users for validation), {facts["steps"]} steps,
 {facts["seconds"]} s on {facts["device"]} in {facts["dtype"]}, {facts["tokens_per_second"]} tokens per second. Seed {facts["seed"]}.
 Digest `{facts["digest"]}`; data `{facts["data"]}`; start `{facts["start"]}`.
 

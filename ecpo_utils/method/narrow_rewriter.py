@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from ..core.errors import ParseError
 from ..core.matching import mentions_title, normalise, says_again
 from ..core.quoting import quote_for_users
 from ..core.schema import Action, Item, Message, Trajectory, Turn
@@ -51,7 +52,7 @@ class NarrowRewriter:
 
         Raises:
             EndpointError: If the endpoint fails.
-            ParseError: If it answers none of the words asked for.
+            ParseError: If it answers none of the words asked for, or writes no whole sentence to end with.
         """
         earlier = row.turns[: turn.index]
         if is_error or says_again(turn.reply or "", earlier):
@@ -72,7 +73,9 @@ class NarrowRewriter:
 
     async def _question(self, turn: Turn, answer: str) -> str:
         values = {"said": quote_for_users(turn.user_message), "answer": quote_for_users(answer)}
-        return await self._sentence("question", render("rewrite_narrow_so_far", **values))
+        if not (question := await self._sentence("question", render("rewrite_narrow_so_far", **values))):
+            raise ParseError("the rewriter wrote no whole sentence to end with; the reply without its question would be no repair")
+        return question
 
     async def _recommend(self, said: str, entries: Sequence[Item]) -> list[str]:
         """The entries that suit best, each with a sentence on what it is about; second, in fewer words."""

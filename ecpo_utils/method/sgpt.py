@@ -72,13 +72,16 @@ def split_by_user(rows: Sequence[E], users: Mapping[str, str], held_out: Collect
     Args:
         rows: Examples or pairs.
         users: User id by task id.
-        held_out: From `draw_validation_users`. Where all rows are theirs, all are trained on.
+        held_out: From `draw_validation_users`.
 
     Raises:
         SchemaError: If a row's task is unknown.
+        TrainingError: If all rows are the validation users'.
     """
     unknown = next((row.task_id for row in rows if row.task_id not in users), None)
     if unknown:
         raise SchemaError(f"no user is known for task {unknown}; are these rows of another task file?")
     train = [row for row in rows if users[row.task_id] not in held_out]
-    return (train, [row for row in rows if users[row.task_id] in held_out]) if train else (list(rows), [])
+    if rows and not train:
+        raise TrainingError(f"all {len(rows)} rows are of the {len(held_out)} validation users; lower validation_share (0: none)")
+    return train, [row for row in rows if users[row.task_id] in held_out]

@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 Method = Literal["sft", "dpo", "kto", "simpo"]
 RECIPE = 1  # raise it when other code would train other weights on the same rows: adapters of an earlier one are then trained anew
 DPO_ONLY = ("dpo_learning_rate", "dpo_beta", "dpo_sft_weight")  # the other dpo_* hold for all preference methods
+BATCH = ("per_device_train_batch_size", "gradient_accumulation_steps")  # rows of a step, once they are multiplied
 SAVE_STEPS = 10  # on two cores a step of DPO takes most of a minute
 STEP_SECONDS = "step_seconds"  # key of a log line
 PEFT_FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -87,7 +88,7 @@ def train_adapter(method: Method, params: Params, rows: TrainingSet, target: Pat
     model, tokenizer = load_backbone(params.cra.model)
     if method == "sft":
         rows = TrainingSet(join_examples(rows.train, tokenizer), join_examples(rows.validation, tokenizer))
-    lengths = _check_lengths(method, params, rows, tokenizer)
+    lengths = _check_lengths(method, params, rows, tokenizer) | {"validation_rows": len(rows.validation)}
     model = load_adapter(model, params.cra.model, start) if start else add_adapter(model, params)
     with _answers_only(), _nothing_asked():
         trainer = _trainer(method, params, model, tokenizer, rows, work)
@@ -133,13 +134,17 @@ def go_on(trainer: Trainer, checkpoint: str | None, work: Path) -> None:
     Where TRL holds the reference as a second adapter, transformers 5.19 would load this one and not the policy; PEFT loads it here.
 
     Raises:
-        TrainingError: If the checkpoint holds something else, which might run code.
+        TrainingError: If the checkpoint holds something else, which might run code, or is one of another backbone.
     """
     from peft import set_peft_model_state_dict
     from safetensors.torch import load_file
 
     if checkpoint and (weights := Path(checkpoint) / PEFT_FILES[1]).is_file():
-        set_peft_model_state_dict(trainer.model, load_file(weights))
+        try:
+            set_peft_model_state_dict(trainer.model, load_file(weights))
+        except (RuntimeError, ValueError, KeyError) as error:
+            fault = f"{checkpoint} does not fit this backbone ({' '.join(str(error).split())[:100]})"
+            raise TrainingError(f"{fault}; remove {work} to train anew") from None
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
     except pickle.UnpicklingError as error:
@@ -197,7 +202,8 @@ def _check_rows(method: Method, rows: TrainingSet) -> None:
         wanted = "raise num_sgpt_tasks" if method == "sft" else "raise satisfaction_threshold or num_ecpo_tasks"
         raise TrainingError(f"{method}: there is nothing to train on; {wanted}")
     if method != "sft" and len(rows.train) < 2:
-        raise TrainingError(f"{method}: one preference pair only, at least 2 are needed; raise satisfaction_threshold or num_ecpo_tasks")
+        wanted = "raise satisfaction_threshold or num_ecpo_tasks" + (", or lower validation_share" if rows.validation else "")
+        raise TrainingError(f"{method}: one preference pair only, at least 2 are needed; {wanted}")
 
 
 def _facts(method: Method, params: Params, rows: TrainingSet, start: Path | None) -> dict:
@@ -259,21 +265,20 @@ def _num_processes() -> int:
 def share_batch(params: Params, prefix: str, num_processes: int, *, at_once: int = 1) -> dict[str, int]:
     """Rows a device takes at once, and steps to accumulate, so that all processes together take as many rows a step as one would.
 
-    A training is thereby the same on any number of GPUs, and goes on on another one. KTO estimates its KL term from the
-    mismatched rows of a device's batch and so needs two of them `at_once`.
+    A training is thereby the same on any number of GPUs, and goes on on another one. Of a pair KTO makes two rows, and it estimates
+    its KL term from the mismatched rows of a device's batch: it takes two `at_once` for each one that the parameters say.
 
     Raises:
         TrainingError: If the rows of a step cannot be shared out evenly.
     """
-    names = "per_device_train_batch_size", "gradient_accumulation_steps"
-    size, accumulated = (getattr(params, f"{prefix}_{name}") for name in names)
-    size = max(size, at_once)
+    size, accumulated = (getattr(params, f"{prefix}_{name}") for name in BATCH)
+    size *= at_once
     share, rest = divmod(size * accumulated, num_processes)
-    if rest or math.gcd(share, size) < at_once:
-        keys = " x ".join(f"{prefix}_{name}" for name in names)
+    if rest or math.gcd(share, size) % at_once:
+        keys = " x ".join(f"{prefix}_{name}" for name in BATCH)
         raise TrainingError(f"{size * accumulated} rows a step ({keys}) cannot be shared by {num_processes} processes; change one of them")
     size = math.gcd(share, size)
-    return dict(zip(names, (size, share // size), strict=True))
+    return dict(zip(BATCH, (size, share // size), strict=True))
 
 
 def _trainer(
@@ -298,11 +303,12 @@ def _trainer(
     reference = {"precompute_ref_log_probs": not on_gpu if precompute_ref_log_probs is None else precompute_ref_log_probs}
     options = {name: getattr(params, f"{_prefix(method)}_{name}") for name in ("num_train_epochs", "max_length")}
     options |= share_batch(params, _prefix(method), _num_processes(), at_once=2 if method == "kto" else 1)
+    a_step = math.prod(getattr(params, f"{_prefix(method)}_{name}") for name in BATCH)
     options |= {
         "output_dir": str(work),
         "learning_rate": getattr(params, f"{method}_learning_rate"),
         "lr_scheduler_type": "cosine",
-        "warmup_steps": 0.1,
+        "warmup_steps": 0.1 if len(rows.train) * options["num_train_epochs"] > a_step else 0,  # of a single step the rate would be 0
         "seed": params.seed,
         "bf16": on_gpu,  # elsewhere the weights are in the type that the processor is good at
         "use_cpu": not on_gpu,
@@ -441,12 +447,12 @@ def _watch(parameter: str) -> object:
             trim_heap()
 
         def on_log(self, args, state, control, logs: Mapping[str, float] | None = None, **others) -> None:  # noqa: ANN001, ANN003
-            loss = (logs or {}).get("loss")
-            if loss is None:
-                return
-            state.log_history[-1][STEP_SECONDS] = round(time.perf_counter() - self.began, 3)
-            if not math.isfinite(loss):
-                raise TrainingError(f"the loss is {loss} at step {state.global_step}; lower {parameter} (now {args.learning_rate:g})")
+            logs = logs or {}
+            if "loss" in logs:
+                state.log_history[-1][STEP_SECONDS] = round(time.perf_counter() - self.began, 3)
+            for loss in (logs[name] for name in ("loss", "eval_loss") if name in logs):
+                if not math.isfinite(loss):
+                    raise TrainingError(f"the loss is {loss} at step {state.global_step}; lower {parameter} (now {args.learning_rate:g})")
 
     return Watch()
 
@@ -457,7 +463,7 @@ def _publish(model, work: Path, target: Path, facts: dict) -> None:  # noqa: ANN
     with writing(target):
         shutil.rmtree(done, ignore_errors=True)
         model.save_pretrained(str(done), selected_adapters=["default"], save_embedding_layers=False)
-        _halve(done / "adapter_model.safetensors")
+        _halve(done / PEFT_FILES[1], f"lower {facts['method']}_learning_rate")
         write_json(done / CARD, facts)
         write_card(done / "README.md", facts)
         shutil.rmtree(target, ignore_errors=True)
@@ -466,8 +472,17 @@ def _publish(model, work: Path, target: Path, facts: dict) -> None:  # noqa: ANN
         shutil.rmtree(work)
 
 
-def _halve(weights: Path) -> None:
-    """Weights in 16 bits, as they are served; an adapter is published, and this is half of its size."""
+def _halve(weights: Path, advice: str) -> None:
+    """Weights in 16 bits, as they are served; an adapter is published, and this is half of its size.
+
+    Raises:
+        TrainingError: If some are no numbers, or too large: the last step is not followed by a loss that would tell.
+    """
+    import numpy as np
     from safetensors.numpy import load_file, save_file
 
-    save_file({name: tensor.astype("float16") for name, tensor in load_file(weights).items()}, weights, metadata={"format": "pt"})
+    with np.errstate(over="ignore"):
+        halved = {name: tensor.astype("float16") for name, tensor in load_file(weights).items()}
+    if broken := sorted(name for name, tensor in halved.items() if not np.isfinite(tensor).all()):
+        raise TrainingError(f"after the last step {len(broken)} of {len(halved)} tensors hold no numbers, {broken[0]} first; {advice}")
+    save_file(halved, weights, metadata={"format": "pt"})

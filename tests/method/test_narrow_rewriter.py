@@ -118,9 +118,11 @@ def test_a_sentence_that_the_entry_does_not_say_is_left_out(make_row, rewrite):
     assert record.rewritten == f'Recommend[How about "{CATALOGUE["g2"].title}"? Or "{CATALOGUE["g1"].title}"? Does that come close?]'
 
 
-def test_half_a_question_makes_no_reply(make_row, rewrite):
-    (record, _), _ = rewrite(scored(make_row(), 0, guidance=0), question="Would you like it to be rather")
-    assert record.dropped == "no valid action"
+def test_half_a_question_makes_no_pair_also_where_words_stand_before_it(make_row, rewrite):
+    row = make_row()
+    row.turns[1].steps[-1].output = 'Recommend[How about "Emma"? It is quiet. Right?]'
+    records, _ = rewrite(scored(scored(row, 0, guidance=0), 1, guidance=0), question="Would you like it to be rather")
+    assert [record.dropped for record in records] == ["unreadable answer"] * 2 and "no whole sentence" in records[1].thought
 
 
 def test_a_reply_that_grows_too_long_tells_less_of_the_second_entry(make_row, rewrite):

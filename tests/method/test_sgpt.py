@@ -55,9 +55,10 @@ def test_validation_shares_no_user_with_training(make_row):
     assert len(draw_validation_users(users.values(), share=0.99, seed=3)) == 9
 
 
-def test_where_all_rows_are_held_out_all_are_trained_on(make_row):
+def test_where_all_rows_are_held_out_there_is_nothing_to_train_on(make_row):
     rows, users = build_sft_examples([make_row()]), {"game/u1/g1": "u1"}
     assert split_by_user(rows, users, draw_validation_users({"u1"}, share=0.5, seed=0)) == (rows, [])
-    assert split_by_user(rows, users, {"u1"}) == (rows, [])
+    with pytest.raises(TrainingError, match=r"all \d+ rows are of the 1 validation users; lower validation_share"):
+        split_by_user(rows, users, {"u1"})
     with pytest.raises(SchemaError, match="no user is known for task game/u1/g1"):
         split_by_user(rows, {}, set())

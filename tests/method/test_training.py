@@ -6,9 +6,11 @@ import json
 import math
 import os
 import shutil
+from types import SimpleNamespace
 
 import pytest
-from safetensors.torch import load_file
+import torch
+from safetensors.torch import load_file, save_file
 
 from ecpo_utils.core.errors import ModelError, TrainingError
 from ecpo_utils.core.schema import PreferencePair, SFTExample
@@ -65,8 +67,6 @@ def weights(adapter):
 
 
 def test_sft_lowers_the_loss_and_leaves_a_whole_adapter(tiny, make_params, examples, tmp_path):
-    import torch
-
     params = make_params(sft_num_train_epochs=6.0)
     adapter = train_adapter("sft", params, TrainingSet(examples[:4], examples[4:]), tmp_path / "sgpt")
     history = load_history(adapter)
@@ -95,8 +95,6 @@ def test_the_loss_is_on_the_agents_actions_only(tiny, make_params, dialogue, tmp
 
 
 def test_a_joined_dialogue_is_learned_as_its_examples_one_by_one(tiny, dialogue):
-    import torch
-
     model, tokenizer = load_backbone(tiny)
     model = model.float()
 
@@ -243,6 +241,19 @@ def test_a_killed_training_goes_on_from_its_checkpoint_to_the_same_weights(
         assert tensor.allclose(weights(pieces)[name], atol=1e-6)
 
 
+def test_a_checkpoint_of_another_backbone_is_refused(sgpt, make_params, pairs, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "SAVE_STEPS", 1)
+    params, rows = make_params(dpo_num_train_epochs=3.0), TrainingSet(pairs)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(training, "_watch", dying_at(2))
+        train_adapter("dpo", params, rows, tmp_path / "a", start=sgpt)
+    (work,) = tmp_path.glob(".a.*")
+    wider = {name: torch.cat([tensor, tensor]) for name, tensor in weights(work / "checkpoint-1").items()}
+    save_file(wider, work / "checkpoint-1" / "adapter_model.safetensors")
+    with pytest.raises(TrainingError, match=f"checkpoint-1 does not fit this backbone .*; remove {work} to train anew"):
+        train_adapter("dpo", params, rows, tmp_path / "a", start=sgpt)
+
+
 @pytest.mark.parametrize("method", ["dpo", "kto", "simpo"])
 def test_preference_methods_start_at_the_sgpt_policy_and_prefer_the_chosen_after(method, sgpt, tiny, make_params, pairs, tmp_path):
     params = make_params(dpo_num_train_epochs=4.0, dpo_learning_rate=5e-3, kto_learning_rate=5e-3, simpo_learning_rate=5e-3)
@@ -295,7 +306,6 @@ def test_a_policy_against_itself_has_no_divergence(sgpt, tiny, pairs):
 @pytest.mark.parametrize("beforehand", [True, False])
 def test_the_reference_is_the_sgpt_policy_and_stays_frozen(beforehand, sgpt, tiny, make_params, pairs, tmp_path):
     """Asked before the training, as on a CPU, or beside each step, as on a GPU."""
-    import torch
     from trl.trainer.utils import use_adapter
 
     model, tokenizer = load_backbone(tiny)
@@ -371,6 +381,12 @@ def test_kto_has_two_rows_at_once_on_any_number_of_gpus(make_params):
         share_batch(params, "dpo", 8, at_once=2)
 
 
+def test_kto_takes_as_many_pairs_a_step_however_the_product_is_written(make_params):
+    for size, accumulated in ((1, 32), (2, 16), (4, 8)):
+        params = make_params(dpo_per_device_train_batch_size=size, dpo_gradient_accumulation_steps=accumulated)
+        assert math.prod(share_batch(params, "dpo", 1, at_once=2).values()) == 64
+
+
 def test_rows_that_cannot_be_shared_evenly_name_the_parameters(make_params):
     params = make_params(sft_per_device_train_batch_size=1, sft_gradient_accumulation_steps=2)
     with pytest.raises(TrainingError, match=r"2 rows a step \(sft_per_device_train_batch_size x sft_gradient.*\) cannot be shared by 4"):
@@ -399,6 +415,29 @@ def test_rows_longer_than_the_context_name_the_dialogue_and_the_parameter(tiny, 
         train_adapter("sft", make_params(sft_max_length=64), TrainingSet(examples), tmp_path / "a")
     with pytest.raises(TrainingError, match=r"dpo: dialogue game/u0/g1 turn 0 has \d+ tokens; raise dpo_max_length"):
         train_adapter("dpo", make_params(dpo_max_length=64), TrainingSet(pairs), tmp_path / "a", start=sgpt)
+
+
+def test_weights_that_are_no_numbers_after_the_last_step_are_not_published(tiny, make_params, pairs, sgpt, tmp_path):
+    params = make_params(dpo_learning_rate=1e30, dpo_num_train_epochs=1.0, dpo_gradient_accumulation_steps=2)
+    with pytest.raises(TrainingError, match=r"after the last step \d+ of \d+ tensors hold no numbers, .*; lower dpo_learning_rate"):
+        train_adapter("dpo", params, TrainingSet(pairs[:2]), tmp_path / "a", start=sgpt)
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_validation_loss_that_is_no_number_ends_the_training_too():
+    watch = training._watch("dpo_learning_rate")
+    state, args = SimpleNamespace(global_step=7, log_history=[{}]), SimpleNamespace(learning_rate=0.5)
+    watch.on_log(args, state, None, logs={"eval_loss": 0.7})
+    with pytest.raises(TrainingError, match=r"the loss is nan at step 7; lower dpo_learning_rate \(now 0.5\)"):
+        watch.on_log(args, state, None, logs={"eval_loss": float("nan")})
+
+
+def test_a_training_of_one_step_changes_the_weights(tiny, make_params, pairs, sgpt, tmp_path):
+    params = make_params(dpo_num_train_epochs=1.0, dpo_gradient_accumulation_steps=2)
+    adapter = train_adapter("dpo", params, TrainingSet(pairs[:2]), tmp_path / "a", start=sgpt)
+    facts = load_history(adapter)
+    assert facts["steps"] == 1 and facts["history"][0]["learning_rate"] > 0
+    assert any((tensor != weights(adapter)[name]).any() for name, tensor in weights(sgpt).items())
 
 
 def test_a_loss_that_is_no_number_ends_the_training(tiny, make_params, examples, tmp_path):

@@ -1,6 +1,7 @@
 """The stages of notebooks 06 to 10 on scripted models, with real training steps on a tiny one: each reads what the one before wrote."""
 
 import asyncio
+import json
 import shutil
 from pathlib import Path
 
@@ -110,6 +111,12 @@ def test_costs_and_cases_come_from_the_files(run, scripts):
     num_pairs = costs.loc["training dpo", "units"]
     assert costs.loc["rewrites", "calls_per_pair"] == 1.0 and costs.loc["SGPT dialogues", "calls_per_pair"] > 1
     assert num_pairs == costs.loc["rewrites", "units"] and costs.loc["training sgpt", "seconds"] > 0
+    card = run.paths.adapter("game", "dpo") / "training.json"
+    kept = card.read_text()
+    card.write_text(json.dumps(json.loads(kept) | {"start": "another"}))
+    with pytest.raises(ArtifactError, match="adapters/dpo was trained from another adapter than .*sgpt; run notebooks 07 to 09 again"):
+        tuning.cost_table(run)
+    card.write_text(kept)
     with pytest.raises(ArtifactError, match="actcrs_ecpo_vs_actcrs_sgpt.jsonl is missing"):
         tuning.load_cases(run)
     after, before = [load_jsonl(run.paths.trajectories("game", name), Trajectory) for name in ("actcrs_ecpo", "actcrs_sgpt")]
