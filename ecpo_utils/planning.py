@@ -90,7 +90,7 @@ class Plan:
 
     def _personas(self) -> None:
         params = self.params
-        number = params.num_personas * len(params.domains)
+        number = sum(params.number("num_personas", domain) for domain in params.domains)
         if params.data_source == "folder" and params.item_summaries:
             self._add("01 item summaries", "simulator", number * self.units["items_per_persona"], self.units["item_summary"])
         if params.data_source != "release":

@@ -126,9 +126,10 @@ async def prepare_personas(run: Run) -> dict[Domain, list[PersonaRecord]]:
 async def _infer_all(client: ChatClient, run: Run, domain: Domain) -> list[PersonaRecord]:
     params = run.params
     items, reviews = load_data(params, domain)
-    users = sample_users(reviews, num_users=params.num_personas, min_liked=MIN_LIKED, min_rating=params.min_target_rating, seed=params.seed)
-    if len(users) < params.num_personas:
-        logger.warning("%s: num_personas is %d, the data have %d such users; all are taken", domain, params.num_personas, len(users))
+    wanted = params.number("num_personas", domain)
+    users = sample_users(reviews, num_users=wanted, min_liked=MIN_LIKED, min_rating=params.min_target_rating, seed=params.seed)
+    if len(users) < wanted:
+        logger.warning("%s: num_personas is %d, the data have %d such users; all are taken", domain, wanted, len(users))
 
     known = {record.user_id: record for record in load_resumable(run.paths.personas(domain), PersonaRecord)}
     options = {"max_reviews": params.max_reviews_per_persona, "noun": NOUNS[domain]}

@@ -76,6 +76,7 @@ class Endpoint(BaseModel):
 
 
 PerDomain = Union[Annotated[int, Field(ge=0)], dict[Domain, Annotated[int, Field(ge=0)]]]  # one number for all domains, or one for each
+LEAST = {"num_personas": 2, "num_test_tasks": 1, "num_cra_tasks": 0}  # of such numbers in a domain
 
 
 class Params(BaseModel):
@@ -102,7 +103,7 @@ class Params(BaseModel):
     release_dir: str
     data_dir: str  # of "folder": what `ecpo data build` wrote, one folder per domain
     item_summaries: bool  # whether the simulator's model summarises the descriptions of a folder's items; the other sources have theirs
-    num_personas: int = Field(ge=2)
+    num_personas: PerDomain  # users
     max_reviews_per_persona: int = Field(ge=1)
     min_target_rating: float = Field(ge=1, le=5)
     split: Literal["by_user", "by_item"]
@@ -178,12 +179,12 @@ class Params(BaseModel):
     def _consistent(self) -> Params:
         if len(set(self.domains)) < len(self.domains):
             raise ValueError(f"domains {self.domains} names one twice")
-        for name in ("num_test_tasks", "num_cra_tasks"):
+        for name, least in LEAST.items():
             value = getattr(self, name)
             if isinstance(value, dict) and (missing := [domain for domain in self.domains if domain not in value]):
                 raise ValueError(f"{name} has no number for {', '.join(missing)}")
-            if name == "num_test_tasks" and 0 in (value.values() if isinstance(value, dict) else [value]):
-                raise ValueError("num_test_tasks is 0; at least one task is needed")
+            if (number := min(value.values() if isinstance(value, dict) else [value])) < least:
+                raise ValueError(f"{name} is {number}; at least {least} needed")
         endpoints = {name: value for name, value in self if isinstance(value, Endpoint)} if self.max_spend_usd else {}
         unpriced = [name for name, endpoint in endpoints.items() if endpoint.is_sold and not endpoint.has_price]
         if unpriced:

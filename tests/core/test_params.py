@@ -151,8 +151,11 @@ def test_a_number_may_be_given_for_each_domain(values):
     assert params.number("num_cra_tasks", "game") == values["num_cra_tasks"]
     with pytest.raises(ParamsError, match="num_test_tasks has no number for game, yelp"):
         build_params({**values, "num_test_tasks": {"book": 9}}, "test")
-    with pytest.raises(ParamsError, match="num_test_tasks is 0"):
+    with pytest.raises(ParamsError, match="num_test_tasks is 0; at least 1 needed"):
         build_params({**values, "num_test_tasks": 0}, "test")
+    for few in (1, {"book": 4, "game": 1, "yelp": 2}):
+        with pytest.raises(ParamsError, match="num_personas is 1; at least 2 needed"):
+            build_params({**values, "num_personas": few}, "test")
 
 
 def test_a_spending_limit_needs_the_prices_of_what_is_sold(values):
