@@ -188,3 +188,6 @@ def _contents(source: Path) -> dict[str, str]:
     except FileNotFoundError:
         known = ", ".join(sorted(path.parent.name for path in source.parent.glob(f"*/{CONTENTS}"))) or "none"
         raise ArtifactError(f"nothing is published under {source}; there are: {known}") from None
+    except json.JSONDecodeError as error:
+        again = f"get it anew, or remove it and run: ecpo publish --profile {source.name}"
+        raise ArtifactError(f"{source / CONTENTS} is broken ({error}); {again}") from None

@@ -124,6 +124,13 @@ def test_a_file_that_was_changed_is_refused(run, tmp_path):
         restore_run("quick")
 
 
+def test_a_broken_list_of_what_was_published_is_named(run, tmp_path):
+    publish_run("quick")
+    (tmp_path / "results" / "quick" / publishing.CONTENTS).write_text("")
+    with pytest.raises(ArtifactError, match="contents.json is broken .*; get it anew, or remove it and run: ecpo publish --profile quick"):
+        restore_run("quick")
+
+
 def test_nothing_to_publish_or_to_restore_says_so(run):
     with pytest.raises(ArtifactError, match="nothing is published under .*results/cpu; there are: none"):
         restore_run("cpu")
