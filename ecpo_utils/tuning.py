@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -169,14 +170,15 @@ def measure_divergence(run: Run, sets: Mapping[Domain, TrainingSet], adapters: M
                     found = compare_policies(run.params.cra.model, path, find_adapter(run, domain, "sgpt"), pairs[:MAX_COMPARED])
                     rows.append({"domain": domain, "method": method, "profile": run.label, "pairs": name} | _divergence(found))
         tables.append(pd.DataFrame(rows))
-        write_text(run.paths.divergence(domain), tables[-1].to_json(orient="records", lines=True))
+        lines = [json.dumps(row) + "\n" for row in tables[-1].to_dict("records")]  # pandas' own JSON rounds to ten digits
+        write_text(run.paths.divergence(domain), "".join(lines))
     return pd.concat(tables, ignore_index=True)
 
 
 def load_divergence(run: Run) -> pd.DataFrame:
     """What `measure_divergence` found."""
     paths = [run.need(run.paths.divergence(domain), "09_preference_optimization") for domain in domains_to_tune(run)]
-    return pd.concat([pd.read_json(path, lines=True) for path in paths], ignore_index=True)
+    return pd.DataFrame([json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").splitlines()])
 
 
 def _divergence(found: Sequence[PairDivergence]) -> dict:

@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from scripted_models import FULL, FakeEmbedder, choice, confirmation_json
 
@@ -161,6 +162,7 @@ def test_divergence_is_measured_against_sgpt(run, scripts):
     assert list(table["method"]) == ["dpo", "simpo"] and (table["kl_per_token"] >= 0).all()
     assert (table["chosen_logp"] < 0).all() and table["chosen_likelier"].between(0, 1).all()
     assert table["n"].tolist() == [min(len(sets["game"].train), tuning.MAX_COMPARED)] * 2 and set(table["pairs"]) == {"train"}
+    pd.testing.assert_frame_equal(tuning.load_divergence(run), table, check_exact=True)
 
 
 def test_searches_against_the_reply_that_followed_are_compared_too(run, scripts, study):
