@@ -298,8 +298,8 @@ def _judge(options: argparse.Namespace) -> int:
     from .judging import judge_files
     from .run import open_run
 
-    first, second = options.first.resolve(), options.second.resolve()  # a run works from the repository root
-    out = options.out and options.out.resolve()
+    first, second = options.first.absolute(), options.second.absolute()  # a run works from the repository root
+    out = options.out and options.out.absolute()
     run = open_run("judge", {"profile": options.profile})
     verdicts, not_shared = asyncio.run(judge_files(run, first, second, num_pairs=options.pairs, cut=options.cut, out=out))
     found = win_rate_json(verdicts) | {"n_not_shared": not_shared}

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from .core.artifacts import write_json, write_jsonl
+from .core.artifacts import load_resumable, write_json, write_jsonl
 from .core.errors import ArtifactError
 from .core.schema import Domain, Verdict
 from .evaluate.damage import FLAWS, SEVERITIES, damage
@@ -219,13 +219,26 @@ async def judge_files(
         The verdicts, and the number of tasks that only one of the files has.
 
     Raises:
-        ArtifactError, SchemaError: If a file cannot be read, or the two share no task, or `out` cannot be written: before any call.
+        ArtifactError, SchemaError: If a file cannot be read, or the two share no task, or `out` cannot be written, is one of
+            the two or holds verdicts on these tasks that rest on something else: before any call.
     """
     sides = load_transcripts(first), load_transcripts(second)
+    if out and (out.suffix == ".gz" or (out.exists() and (out.samefile(first) or out.samefile(second)))):
+        raise ArtifactError(f"{out} cannot hold the verdicts; name a .jsonl file other than those that are judged")
     pairs = pair_transcripts(*sides, names=(str(first), str(second)))
     not_shared = sum(map(len, sides)) - 2 * len(pairs)
     pairs = sample_tasks(pairs, num_pairs, run.params.seed)
     if cut:
         pairs = [(cut_at_line_break(one), cut_at_line_break(other)) for one, other in pairs]
     async with open_judge(run, private=True) as judge:
+        if out:
+            _expect_own_verdicts(out, judge, pairs)
         return await judge_pairs(judge, pairs, first=first.stem, second=second.stem, path=out, keep_others=True), not_shared
+
+
+def _expect_own_verdicts(path: Path, judge: Judge, pairs: Sequence[Pair]) -> None:
+    """Nobody's verdicts are dropped for those of another comparison."""
+    configs = {pair[0].task_id: judge.config(pair) for pair in pairs}
+    for row in load_resumable(path, Verdict):
+        if row.judge != judge.identity or configs.get(row.task_id, row.config) != row.config:
+            raise ArtifactError(f"{path} holds verdicts of another judge or on other dialogues ({row.task_id}); name another file")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import socket
 import threading
 import time
@@ -176,7 +177,7 @@ def _body(reply: Reply, request: dict) -> str:
 
 
 def _alternatives(logprobs: dict[str, float]) -> dict:
-    best = max(logprobs, key=logprobs.get)
+    best = max(logprobs, key=lambda token: logprobs[token] or -math.inf)
     return {**_token(best, logprobs[best]), "top_logprobs": [_token(*pair) for pair in logprobs.items()]}
 
 

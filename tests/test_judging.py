@@ -340,6 +340,19 @@ def test_an_out_file_that_cannot_be_written_is_told_before_any_call(judge, files
     assert (files / "a.jsonl").read_bytes() == before
 
 
+def test_an_out_file_of_another_comparison_is_refused_and_stays(judge, files, stub_endpoint):
+    assert judge("--out", "v.jsonl")[0] == 0
+    before, asked = (files / "v.jsonl").read_bytes(), len(stub_endpoint.chats)
+    code, _, err = judge("--cut", "--out", "v.jsonl")
+    assert code == 1 and "v.jsonl holds verdicts of another judge or on other dialogues" in err
+    assert (files / "v.jsonl").read_bytes() == before and len(stub_endpoint.chats) == asked
+
+
+def test_an_out_file_in_packed_form_is_refused(judge, stub_endpoint):
+    code, _, err = judge("--out", "v.jsonl.gz")
+    assert code == 1 and "v.jsonl.gz cannot hold the verdicts" in err and stub_endpoint.chats == []
+
+
 def test_a_judge_that_prefers_nobody_is_named(judge, stub_endpoint):
     stub_endpoint.answer = constant
     code, out, err = judge()

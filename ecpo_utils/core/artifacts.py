@@ -106,8 +106,10 @@ def reading(path: Path) -> Iterator[IO[bytes]]:
         raise ArtifactError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
 
 
-def iter_lines(path: Path) -> Iterator[tuple[int, str]]:
+def iter_lines(path: Path, *, complete: bool = False) -> Iterator[tuple[int, str]]:
     """Number (from 1) and text of every line of a UTF-8 file, packed or not, without its end and without a byte order mark.
+
+    With `complete` a last line without a line break is left out.
 
     Raises:
         ArtifactError: If the file is missing or cannot be read.
@@ -115,6 +117,8 @@ def iter_lines(path: Path) -> Iterator[tuple[int, str]]:
     """
     with reading(path) as file:
         for number, line in enumerate(file, 1):
+            if complete and not line.endswith(b"\n"):
+                return
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
@@ -122,14 +126,14 @@ def iter_lines(path: Path) -> Iterator[tuple[int, str]]:
             yield number, text.removesuffix("\n").removesuffix("\r")
 
 
-def iter_json_lines(path: Path) -> Iterator[tuple[int, dict]]:
-    """Line number (from 1) and object of every line that is not blank.
+def iter_json_lines(path: Path, *, complete: bool = False) -> Iterator[tuple[int, dict]]:
+    """Line number (from 1) and object of every line that is not blank; `complete` as for `iter_lines`.
 
     Raises:
         ArtifactError: If the file is missing or cannot be read.
         SchemaError: If a line is no JSON object; names file and line.
     """
-    for number, line in iter_lines(path):
+    for number, line in iter_lines(path, complete=complete):
         if line.strip():
             yield number, parse_object(line, f"{path}:{number}")
 
@@ -181,9 +185,20 @@ def drop_half_line(path: Path) -> None:
 def load_resumable(path: Path, kind: type[T]) -> list[T]:
     """Records of a file that a killed run may have left with half a line at its end.
 
-    The half line is cut off, so that appending can go on; a broken line anywhere else is an error.
+    The half line is cut off, so that appending can go on.
+
+    Raises:
+        SchemaError: If any other line is broken or not of this kind, or the last one is whole and of another kind or begins no
+            JSON object: then the file is somebody else's, and stays as it is.
     """
     if not path.exists():
         return []
+    rows = [parse_record(kind, value, f"{path}:{number}") for number, value in iter_json_lines(path, complete=True)]
+    with reading(path) as file:
+        half = file.read().rpartition(b"\n")[2].strip()
+    if half and not half.startswith(b"{"):
+        raise SchemaError(f"{path}: its last line begins no JSON object; this is no file that a run can go on with")
+    with contextlib.suppress(ValueError, RecursionError):  # half a line, as expected
+        parse_record(kind, json.loads(half), f"{path}, last line")
     drop_half_line(path)
-    return load_jsonl(path, kind)
+    return rows

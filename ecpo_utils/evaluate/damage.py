@@ -5,17 +5,20 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from ..dialogue.agents.base import SYSTEM_ERROR
-from .transcripts import Transcript
+from .transcripts import QUESTION_MARKS, Transcript
 
 SEVERITIES = ("one", "half", "all")  # how many of the replies are damaged
-_SENTENCE = re.compile(r"(?<=[.!?])\s+")
+_SENTENCE = re.compile(r"(?<=[.!?؟])\s+|(?<=[。！？])\s*(?=\S)")
 
 
 def _without_questions(reply: str) -> str:
-    """The reply without its questions; "" where nothing else was said."""
-    return " ".join(sentence for sentence in _SENTENCE.split(reply) if not sentence.rstrip("\"')").endswith("?"))
+    """The reply without its questions, as it is where it has none; "" where nothing else was said."""
+    sentences = _SENTENCE.split(reply)
+    kept = [sentence for sentence in sentences if not sentence.rstrip("\"')").endswith(QUESTION_MARKS)]
+    return reply if len(kept) == len(sentences) else " ".join(kept)
 
 
 def damaged_replies(replies: Sequence[str], strangers: Sequence[str], flaw: str) -> list[str]:
@@ -62,4 +65,4 @@ def damage(transcript: Transcript, flaw: str, severity: str, *, stranger: Transc
         return None
     hit = set(random.Random(f"{seed} {transcript.task_id} {flaw}").sample(changeable, len(changeable))[:count])  # nested over severities
     messages = tuple({**m, "content": flawed[i]} if i in hit else m for i, m in enumerate(transcript.messages))
-    return Transcript(transcript.task_id, messages)
+    return replace(transcript, messages=messages)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..core.artifacts import load_jsonl
@@ -15,6 +15,7 @@ from ..data.release import LogDialogue, load_release_log
 logger = logging.getLogger(__name__)
 
 LONGEST_WORD = 200  # characters
+QUESTION_MARKS = ("?", "？", "؟")
 SPEAKERS = {"user": "Customer", "assistant": "Assistant"}
 
 
@@ -25,10 +26,12 @@ class Transcript:
     Attributes:
         task_id: What the dialogues of different systems are matched by.
         messages: User and assistant messages in order.
+        target: Its item, None where the source does not tell: then it is not known whether tasks of one name are the same.
     """
 
     task_id: str
     messages: tuple[Message, ...]
+    target: str | None = None
 
     @property
     def replies(self) -> list[str]:
@@ -41,8 +44,8 @@ class Transcript:
 
 
 def clip_characters(word: str) -> str:
-    """A word of sane length: text without blanks would otherwise be one word of any length."""
-    return word if len(word) <= LONGEST_WORD else word[:LONGEST_WORD] + "..."
+    """A word of sane length, its middle left out: text without blanks would otherwise be one word of any length."""
+    return word if len(word) <= LONGEST_WORD else word[: LONGEST_WORD // 2] + "..." + word[-LONGEST_WORD // 2 :]
 
 
 def clip(text: str, max_words: int) -> str:
@@ -59,11 +62,11 @@ def trajectory_transcript(row: Trajectory) -> Transcript:
         messages.append({"role": "user", "content": turn.user_message})
         if turn.reply is not None:
             messages.append({"role": "assistant", "content": turn.reply})
-    return Transcript(row.task_id, tuple(messages))
+    return Transcript(row.task_id, tuple(messages), row.target.item_id)
 
 
 def log_transcript(dialogue: LogDialogue) -> Transcript:
-    """The messages of a released dialogue; it is matched by the row of the task file."""
+    """The messages of a released dialogue; it is matched by the row of the task file, which the log does not name."""
     return Transcript(f"user {dialogue.row} item {dialogue.item}", tuple(dialogue.messages))
 
 
@@ -105,7 +108,7 @@ def cut_at_line_break(transcript: Transcript) -> Transcript:
         if not colon or role not in SPEAKERS:
             break
         kept.append({"role": role, "content": content.removeprefix(" ")})
-    return Transcript(transcript.task_id, tuple(kept))
+    return replace(transcript, messages=tuple(kept))
 
 
 def pair_transcripts(
@@ -114,13 +117,19 @@ def pair_transcripts(
     """Dialogues on the same tasks, in the first system's order; a warning counts the tasks that only one has.
 
     Raises:
-        SchemaError: If no task is shared, or one side holds a task twice.
+        SchemaError: If no task is shared, a shared one has two targets, or one side holds a task twice.
     """
     sides = _by_task(first, names[0]), _by_task(second, names[1])
     pairs = [(transcript, sides[1][task]) for task, transcript in sides[0].items() if task in sides[1]]
     if not pairs:
         examples = " and ".join(f"'{next(iter(side))}'" if side else "no dialogue" for side in sides)
         raise SchemaError(f"{names[0]} and {names[1]} share no task (they hold for instance {examples}); judge dialogues on the same tasks")
+    for one, other in pairs:
+        if one.target and other.target and one.target != other.target:
+            raise SchemaError(
+                f"task '{one.task_id}' is about '{one.target}' in {names[0]} and about '{other.target}' in {names[1]}; "
+                "judge dialogues on the same tasks"
+            )
     if left := len(first) + len(second) - 2 * len(pairs):
         logger.warning("%s and %s share %d tasks; %d dialogues on other tasks are left out", *names, len(pairs), left)
     return pairs

@@ -11,7 +11,7 @@ from ..core.errors import ArtifactError
 from ..core.schema import Verdict
 from .judges import DIMENSIONS, Judge, Pair
 from .judges.base import dialogues_digest, sign
-from .transcripts import Transcript
+from .transcripts import QUESTION_MARKS, Transcript
 
 
 async def judge_pairs(
@@ -34,7 +34,6 @@ async def judge_pairs(
         ArtifactError: If the file cannot be written.
     """
     done, others, known_faults = _earlier(judge, pairs, first, second, path) if path else ({}, [], set())
-    others = [verdict for verdict in others if verdict.judge == judge.identity] if keep_others else []
     failures = FailuresInARow("pairs to judge", path)
 
     async def decide(pair: Pair) -> None:
@@ -50,7 +49,7 @@ async def judge_pairs(
     await map_bounded(decide, waiting, limit=judge.client.endpoint.max_concurrency, description=f"judging {first} vs {second}", unit="pair")
     rows = [verdict for pair in pairs for verdict in done[pair[0].task_id]]
     if path:
-        write_jsonl(path, [*rows, *others])
+        write_jsonl(path, [*rows, *(others if keep_others else [])])
     return rows
 
 
@@ -58,7 +57,7 @@ def load_verdicts(path: Path, pairs: Sequence[Pair], notebook: str) -> list[Verd
     """What a notebook left of verdicts on these pairs, in their order; those on other tasks are left out.
 
     Raises:
-        ArtifactError: If a pair has no verdict on these very dialogues, or in one order only; names `notebook`.
+        ArtifactError: If a pair has no verdict on these very dialogues, or in one order only, or judges differ; names `notebook`.
     """
     wanted = {pair[0].task_id: dialogues_digest(pair) for pair in pairs}
     found: dict[str, list[Verdict]] = {task: [] for task in wanted}
@@ -71,12 +70,15 @@ def load_verdicts(path: Path, pairs: Sequence[Pair], notebook: str) -> list[Verd
             f"{path} lacks verdicts on {len(lacking)} of {len(pairs)} pairs of dialogues as they now are, {lacking[0]} first; "
             f"run notebooks/{notebook}.ipynb to its end"
         )
-    return [row for rows in found.values() for row in rows]
+    verdicts = [row for rows in found.values() for row in rows]
+    if len({row.judge for row in verdicts}) > 1:
+        raise ArtifactError(f"{path} holds verdicts of more than one judge; run notebooks/{notebook}.ipynb to its end")
+    return verdicts
 
 
 def question_share(transcript: Transcript) -> float:
     """Share of the agent's replies that end in a question mark; the transcript holds at least one reply."""
-    return sum(reply.rstrip().endswith("?") for reply in transcript.replies) / len(transcript.replies)
+    return sum(reply.rstrip().endswith(QUESTION_MARKS) for reply in transcript.replies) / len(transcript.replies)
 
 
 def rule_verdicts(pairs: Sequence[Pair], *, first: str, second: str) -> list[Verdict]:
@@ -105,7 +107,7 @@ def rule_verdicts(pairs: Sequence[Pair], *, first: str, second: str) -> list[Ver
 def _earlier(
     judge: Judge, pairs: Sequence[Pair], first: str, second: str, path: Path
 ) -> tuple[dict[str, list[Verdict]], list[Verdict], set[tuple[str, str]]]:
-    """Verdicts of an earlier run that still hold, by task and under today's names, and those on other tasks; the file keeps these.
+    """Verdicts of an earlier run that still hold, by task and under today's names, and this judge's on other tasks; the file keeps these.
 
     Third, what failed then: task and error.
     """
@@ -115,7 +117,7 @@ def _earlier(
     faults: set[tuple[str, str]] = set()
     for row in load_resumable(path, Verdict):
         if row.task_id not in wanted:
-            others.append(row)
+            others += [row] if row.judge == judge.identity else []
         elif row.error is None and wanted[row.task_id] == row.config:
             found.setdefault(row.task_id, {})[row.shown_first] = row.model_copy(update={"first": first, "second": second})
         elif row.error:

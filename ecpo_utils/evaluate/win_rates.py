@@ -105,7 +105,8 @@ def win_rate(verdicts: Sequence[Verdict], *, dimension: str = "final") -> WinRat
         dimension: "flexibility", "coherence", "guidance" or "final".
 
     Returns:
-        The rate with a Wilson interval over pairs: ties only narrow the spread, so it is on the safe side.
+        The rate with a Wilson interval over pairs, taken as independent: on the safe side where there are ties, too narrow
+        where several pairs are of one user (`comparison.paired_difference` resamples users).
 
     Raises:
         SchemaError: If a pair was judged in one order only, an order twice, or the orders by two judges.

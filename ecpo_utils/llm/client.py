@@ -303,11 +303,17 @@ def _completion(answer: dict, seconds: float) -> Completion:
     logprobs = (choice.get("logprobs") or {}).get("content") or []
     return Completion(
         text=defuse(choice["message"].get("content") or ""),  # it will stand in further prompts, and in what is trained on
-        top_logprobs=[{each["token"]: each["logprob"] for each in token.get("top_logprobs") or []} for token in logprobs],
+        top_logprobs=[_top_logprobs(token) for token in logprobs],
         prompt_tokens=usage.get("prompt_tokens") or 0,
         completion_tokens=usage.get("completion_tokens") or 0,
         seconds=seconds,
     )
+
+
+def _top_logprobs(token: dict) -> dict[str, float]:
+    """Tokens and their log-probabilities; entries without either, as some servers send them, are left out."""
+    entries = [(each.get("token"), each.get("logprob")) for each in token.get("top_logprobs") or []]
+    return {word: value for word, value in entries if isinstance(word, str) and isinstance(value, (int, float)) and math.isfinite(value)}
 
 
 @functools.cache

@@ -62,6 +62,15 @@ def test_half_a_line_at_the_end_is_cut_off_and_appending_goes_on(items):
     assert len(load_resumable(items, Item)) == 3
 
 
+@pytest.mark.parametrize("text", ["a note", '{"item_id": "1"}', '{"task_id": "1"}\n{"task_id": "2"}', "PK\x03\x04"])
+def test_a_file_of_something_else_is_refused_and_stays_as_it_is(tmp_path, text):
+    path = tmp_path / "items.jsonl"
+    path.write_text(text)
+    with pytest.raises(SchemaError, match="items.jsonl"):
+        load_resumable(path, Item)
+    assert path.read_text() == text
+
+
 def test_half_a_first_line_leaves_an_empty_file(tmp_path):
     path = tmp_path / "items.jsonl"
     path.write_text('{"item_id": ')

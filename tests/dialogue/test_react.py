@@ -34,7 +34,7 @@ def test_thought_search_thought_recommend(make_agent, say):
     assert steps[1].retrieval.item_ids[0] == "g1"
 
 
-def test_calls_are_m_plus_two_n(make_agent, say):
+def test_calls_are_two_for_every_query_and_every_reply(make_agent, say):
     """Two calls a turn, and two more after each search; Table 1 counts the query's own call as M."""
     meter = Meter()
     agent = make_agent("Ask.", "Ask[Alone?]", "Look.", "Search[moons]", "Good.", "Recommend[Quiet Orbit?]", meter=meter)

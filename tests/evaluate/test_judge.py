@@ -8,13 +8,13 @@ import pytest
 from scripted_models import ODD_TEXTS, choice
 from stub_endpoint import Reply
 
-from ecpo_utils.core.artifacts import load_jsonl
+from ecpo_utils.core.artifacts import load_jsonl, write_jsonl
 from ecpo_utils.core.errors import ArtifactError, EndpointError, ParamsError, SchemaError
 from ecpo_utils.core.schema import Verdict
 from ecpo_utils.evaluate import judges
 from ecpo_utils.evaluate.judges import DIMENSIONS
 from ecpo_utils.evaluate.transcripts import Transcript
-from ecpo_utils.evaluate.verdicts import judge_pairs
+from ecpo_utils.evaluate.verdicts import judge_pairs, load_verdicts
 from ecpo_utils.evaluate.win_rates import win_rate
 from ecpo_utils.llm.cache import ResponseCache
 from ecpo_utils.llm.prompts import load_prompt
@@ -420,6 +420,19 @@ def test_verdicts_on_other_tasks_stay_in_the_file_only_where_asked(stub_endpoint
     assert load_jsonl(path, Verdict) == other
     clipped = compare(make_judge(WORDS, max_words=9), pairs_of("d"), path, keep_others=True)  # another judge, though it cuts nothing here
     assert load_jsonl(path, Verdict) == clipped
+
+
+def test_verdicts_of_two_judges_are_not_mixed_by_a_stop(stub_endpoint, make_judge, compare, tmp_path):
+    stub_endpoint.answer = prefers_good
+    path = tmp_path / "v.jsonl"
+    rows = compare(make_judge(WORDS), pairs_of(*"abc"), path)
+    stub_endpoint.answer = lambda body: Reply("no", status=401)
+    with pytest.raises(EndpointError):
+        compare(make_judge(WORDS, max_words=9), pairs_of("d"), path, keep_others=True)
+    assert load_jsonl(path, Verdict) == []
+    write_jsonl(path, [*rows[:2], *(row.model_copy(update={"judge": "another"}) for row in rows[2:4])])
+    with pytest.raises(ArtifactError, match="holds verdicts of more than one judge; run notebooks/04"):
+        load_verdicts(path, pairs_of(*"ab"), "04")
 
 
 def test_a_broken_line_in_the_middle_is_named(make_judge, compare, tmp_path):

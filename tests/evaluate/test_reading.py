@@ -7,10 +7,10 @@ from scripted_models import choice
 from stub_endpoint import Reply
 
 from ecpo_utils.core.params import Endpoint
-from ecpo_utils.evaluate.judges import make_judge
+from ecpo_utils.evaluate.judges import make_judge, narrow
 from ecpo_utils.evaluate.judges.narrow import KINDS, both_ends, mean_scores, reply_scores, share_seen
 from ecpo_utils.evaluate.transcripts import Transcript
-from ecpo_utils.evaluate.verdicts import judge_pairs
+from ecpo_utils.evaluate.verdicts import judge_pairs, question_share
 from ecpo_utils.evaluate.win_rates import win_rate, win_rate_json
 from ecpo_utils.llm.cache import ResponseCache
 from ecpo_utils.llm.client import ChatClient
@@ -72,7 +72,20 @@ def test_long_messages_show_their_beginning_and_their_end():
 
 def test_text_without_blanks_is_cut_as_well():
     assert len(both_ends("x" * 10_000)) < 300
-    assert share_seen([talk("t", "one two"), talk("u", " ".join(["word"] * 100))]) == pytest.approx(52 / 102)
+    assert share_seen([talk("t", "one two"), talk("u", " ".join(["word"] * 100))]) == pytest.approx((6 + 200 + 3) / (6 + 400))
+
+
+def test_the_end_of_a_reply_without_blanks_is_shown_too():
+    reply = "我们有很多书" * 2_000 + "你还想要吗？"
+    assert both_ends(reply).endswith("你还想要吗？") and share_seen([talk("t", reply)]) < 0.1
+    assert question_share(talk("t", reply, "Anything else")) == 0.5
+
+
+def test_what_is_shown_decides_the_digest(judge, monkeypatch):
+    pair = (talk("t", " ".join(["word"] * 100)), talk("t", "a question"))
+    before = judge.config(pair)
+    monkeypatch.setattr(narrow, "both_ends", lambda text: text)
+    assert judge.config(pair) != before
 
 
 def test_each_dialogue_is_read_by_itself_and_its_flaws_count(compare, stub_endpoint):

@@ -4,6 +4,7 @@ import gzip
 import json
 import logging
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,7 @@ def contents(transcript):
 
 def test_a_trajectory_is_read_as_the_spoken_words_only():
     found = trajectory_transcript(trajectory(("Something calm.", "Calm how?"), ("Never mind.", None), status="ended_by_user"))
-    assert found == Transcript("game/u1/g1", said("Something calm.", "Calm how?", "Never mind.").messages)
+    assert found == Transcript("game/u1/g1", said("Something calm.", "Calm how?", "Never mind.").messages, "g1")
     assert found.render() == "Customer: Something calm.\nAssistant: Calm how?\nCustomer: Never mind."
 
 
@@ -233,6 +234,13 @@ def test_tasks_that_only_one_has_are_left_out_and_counted(caplog):
 def test_files_on_wholly_different_tasks_are_an_error(first, second, examples):
     with pytest.raises(SchemaError, match=rf"A\.log and B\.jsonl share no task \(they hold for instance {examples}\)"):
         pair_transcripts([said(task=t) for t in first], [said(task=t) for t in second], names=("A.log", "B.jsonl"))
+
+
+def test_a_task_that_is_about_two_items_is_an_error():
+    sides = [[replace(said(task="book/0"), target=target)] for target in ("Emma", "Dune", None)]
+    with pytest.raises(SchemaError, match="task 'book/0' is about 'Emma' in A and about 'Dune' in B; judge dialogues on the same tasks"):
+        pair_transcripts(sides[0], sides[1], names=("A", "B"))
+    assert len(pair_transcripts(sides[0], sides[2])) == 1
 
 
 @pytest.mark.parametrize(("first", "second", "name"), [("aba", "ab", "ecpo"), ("ab", "bab", "expert")])

@@ -444,6 +444,11 @@ def test_beginning_of_one_word_counts_and_of_several_does_not(run, stub_endpoint
     assert chances["fifth"] == pytest.approx(0, abs=1e-6)
 
 
+def test_tokens_without_a_log_probability_are_left_out(run, stub_endpoint, make_client):
+    stub_endpoint.script(Reply("yes", logprobs=[{"yes": math.log(0.6), "no": None}]))
+    assert run(make_client().choose(HELLO, ["yes", "no"]))["yes"] == pytest.approx(1)
+
+
 def test_no_word_among_the_tokens_is_no_answer(run, stub_endpoint, make_client):
     stub_endpoint.script(Reply("x", logprobs=[{"x": -0.1, "yes": -7.0}]))
     with pytest.raises(ParseError, match="none of yes, no but 'x'"):

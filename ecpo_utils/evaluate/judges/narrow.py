@@ -6,7 +6,7 @@ Shown one reply, it tells quite surely what kind of message it is, and whether i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from ...core.matching import normalise
 from ...core.schema import Message, Verdict
@@ -28,9 +28,10 @@ def both_ends(text: str, words: int = SHOWN_WORDS) -> str:
 
 
 def share_seen(transcripts: Sequence[Transcript]) -> float:
-    """Share of the words of the agents' replies that `both_ends` shows."""
-    lengths = [len(reply.split()) for transcript in transcripts for reply in transcript.replies]
-    return sum(min(length, 2 * SHOWN_WORDS) for length in lengths) / max(sum(lengths), 1)
+    """Share of the characters of the agents' replies that `both_ends` shows, blanks left out."""
+    replies = [reply for transcript in transcripts for reply in transcript.replies]
+    whole, shown = (["".join(text.split()) for text in texts] for texts in (replies, map(both_ends, replies)))
+    return sum(min(len(part), len(text)) for part, text in zip(shown, whole, strict=True)) / max(sum(map(len, whole)), 1)
 
 
 class NarrowJudge(Judge):
@@ -40,8 +41,8 @@ class NarrowJudge(Judge):
     orders = ("apart",)
 
     def prompts(self, pair: Pair) -> list[list[Message]]:
-        """What is asked of each reply, here of each dialogue as a whole."""
-        return [_prompt(name, transcript.render()) for transcript in pair for name in ("judge_kind", "judge_uptake")]
+        """What is asked of each reply."""
+        return [prompt for transcript in pair for _, *prompts in questions(transcript) for prompt in prompts]
 
     async def ask(self, row: Verdict, pair: Pair) -> None:
         """What each dialogue is worth, and which is worth more."""
@@ -74,18 +75,29 @@ async def read_dialogue(client: ChatClient, transcript: Transcript) -> dict[str,
     Raises:
         EndpointError, ParseError: See `ChatClient.choose`.
     """
-    rows, said, customer = [], set(), ""
+    rows, said = [], set()
+    for text, of_kind, of_uptake in questions(transcript):
+        if text.strip():
+            kinds, uptake = await client.choose(of_kind, KINDS), await client.choose(of_uptake, UPTAKE)
+            rows.append(reply_scores(kinds, uptake["takes"], repeated=_words(text) in said))
+            said.add(_words(text))
+    return mean_scores(rows)
+
+
+def _words(text: str) -> str:
+    return normalise(text) or text.strip()  # symbols only
+
+
+def questions(transcript: Transcript) -> Iterator[tuple[str, list[Message], list[Message]]]:
+    """Every reply of the agent, what asks for its kind, and what asks whether it takes up what the customer said."""
+    customer = ""
     for message in transcript.messages:
         text = message["content"]
         if message["role"] == "user":
             customer = text
-        elif text.strip():
-            kinds = await client.choose(_prompt("judge_kind", both_ends(text)), KINDS)
+        else:
             exchange = f"Customer: {both_ends(customer)}\nAssistant: {both_ends(text)}"
-            uptake = await client.choose(_prompt("judge_uptake", exchange), UPTAKE)
-            rows.append(reply_scores(kinds, uptake["takes"], repeated=normalise(text) in said))
-            said.add(normalise(text))
-    return mean_scores(rows)
+            yield text, _prompt("judge_kind", both_ends(text)), _prompt("judge_uptake", exchange)
 
 
 def mean_scores(rows: Sequence[dict[str, float]]) -> dict[str, float]:
