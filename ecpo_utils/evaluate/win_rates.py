@@ -36,8 +36,8 @@ class WinRate:
 
     @property
     def is_undecided(self) -> bool:
-        """Whether the judge preferred neither side in any of two pairs or more: its half says nothing about the systems."""
-        return self.rate.n > 1 and self.wins == self.losses == 0
+        """Whether the judge preferred neither side in any of two pairs or more, or went by the order in all: its half says nothing."""
+        return self.wins == self.losses == 0 and (self.rate.n > 1 or self.flips.value == 1)
 
 
 def group_pairs(verdicts: Sequence[Verdict]) -> list[tuple[Verdict, ...]]:

@@ -435,6 +435,19 @@ def test_verdicts_of_two_judges_are_not_mixed_by_a_stop(stub_endpoint, make_judg
         load_verdicts(path, pairs_of(*"ab"), "04")
 
 
+def test_a_judge_that_is_in_no_file_is_refused(make_judge):
+    judge = make_judge(WORDS)
+    judge.__class__ = type("Mine", (type(judge),), {"__module__": "builtins"})
+    with pytest.raises(ParamsError, match="the judge Mine is in no file; put it into one"):
+        judge.config(pairs_of("a")[0])
+
+
+def test_one_pair_that_goes_by_the_order_is_undecided(stub_endpoint, make_judge, compare):
+    stub_endpoint.answer = lambda body: choice(**{"1": 0.9, "2": 0.1})
+    found = win_rate(compare(make_judge(TOKENS), pairs_of("a")))
+    assert (found.rate.value, found.flips.value, found.is_undecided) == (0.5, 1.0, True)
+
+
 def test_a_broken_line_in_the_middle_is_named(make_judge, compare, tmp_path):
     (tmp_path / "v.jsonl").write_text('{"task_id": "a"\n{}\n')
     with pytest.raises(SchemaError, match=r"v\.jsonl:1: not valid JSON"):

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from typing import ClassVar
 
 from ...core.artifacts import digest
-from ...core.errors import EndpointError, ParseError
+from ...core.errors import EndpointError, ParamsError, ParseError
 from ...core.schema import Message, Verdict
 from ...llm.client import ChatClient
 from ...llm.prompts import load_prompt, render
@@ -55,8 +55,17 @@ class Judge(ABC):
         """
 
     def config(self, pair: Pair) -> str:
-        """What decides the verdicts on a pair: `dialogues_digest`, and that of the endpoint, all that it is asked, and how it is read."""
-        sources = [inspect.getsource(sys.modules[each.__module__]) for each in type(self).__mro__ if issubclass(each, Judge)]
+        """What decides the verdicts on a pair: `dialogues_digest`, and that of the endpoint, all that it is asked, and how it is read.
+
+        Raises:
+            ParamsError: If the class is in no file, as one that was typed into a notebook.
+        """
+        try:
+            sources = [inspect.getsource(sys.modules[each.__module__]) for each in type(self).__mro__ if issubclass(each, Judge)]
+        except (TypeError, OSError):
+            raise ParamsError(
+                f"the judge {type(self).__name__} is in no file; put it into one, so that pairs are judged anew when it changes"
+            ) from None
         return f"{dialogues_digest(pair)} {digest([self.client.identity, self.prompts(pair), sources])}"
 
     @functools.cached_property
