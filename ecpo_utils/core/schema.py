@@ -162,13 +162,14 @@ class Confirmation(Record):
 
 
 class Usage(Record):
-    """What a role's calls cost. `cached` calls were answered from disk and cost nothing."""
+    """What a role's calls cost. `cached` calls were answered from disk and cost nothing; `cached_seconds` is what they took at first."""
 
     calls: int = 0
     cached: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     seconds: float = 0.0
+    cached_seconds: float = 0.0
     cost_usd: float = 0.0
 
 

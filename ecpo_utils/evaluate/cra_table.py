@@ -45,10 +45,8 @@ def num_replies(row: Trajectory) -> int:
 
 
 def seconds_per_dialogue(rows: Sequence[Trajectory]) -> Rate:
-    """Mean over dialogues of the time their calls took, all roles; dialogues with cached calls are left out and counted."""
-    return mean(
-        None if any(u.cached for u in row.usage.values()) or not row.usage else sum(u.seconds for u in row.usage.values()) for row in rows
-    )
+    """Mean over dialogues of the time their calls took, all roles, cached answers as long as at first; unscored without a call."""
+    return mean(sum(u.seconds + u.cached_seconds for u in row.usage.values()) if row.usage else None for row in rows)
 
 
 def cra_table(played: Played, judged: Judged, profile: str) -> pd.DataFrame:

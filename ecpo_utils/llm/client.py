@@ -52,13 +52,14 @@ class Meter:
     by_role: dict[str, Usage] = field(default_factory=dict)
 
     def add(self, role: str, endpoint: Endpoint, answer: Completion) -> None:
-        """Count one answer; cached ones count as calls with their tokens, but cost no time or money."""
+        """Count one answer; cached ones count as calls with their tokens, but cost no money, and their time is kept apart."""
         usage = self.by_role.setdefault(role, Usage())
         usage.calls += 1
         usage.prompt_tokens += answer.prompt_tokens
         usage.completion_tokens += answer.completion_tokens
         if answer.cached:
             usage.cached += 1
+            usage.cached_seconds += answer.seconds
             return
         usage.seconds += answer.seconds
         usage.cost_usd += call_cost(endpoint, answer.prompt_tokens, answer.completion_tokens)

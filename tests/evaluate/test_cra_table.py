@@ -24,10 +24,10 @@ def step(purpose="action", kind=None):
     return Step(purpose=purpose, messages=[], output="x", action=Action(type=kind, argument="x") if kind else None)
 
 
-def dialogue(task, system, *, success=False, replies=2, calls=5, cached=0, status="complete", steps=()):
+def dialogue(task, system, *, success=False, replies=2, calls=5, status="complete", steps=()):
     turns = [Turn(index=i, policy="ask_recommendation", user_message="Hi.", reply="Read it.", steps=list(steps)) for i in range(replies)]
     role = "expert" if system.endswith("expert") else "cra"
-    usage = {role: Usage(calls=calls, cached=cached, seconds=4.0), "simulator": Usage(calls=7, seconds=6.0)}
+    usage = {role: Usage(calls=calls, seconds=4.0), "simulator": Usage(calls=7, seconds=6.0)}
     return Trajectory(
         task_id=f"book/u{task}/i", domain="book", system=system, config="c", target=Item(item_id="1", title="Emma"), turns=turns,
         persona=Persona(activities="a", language="l"), status=status, usage=usage, recommended_at=0 if success else None,
@@ -75,10 +75,12 @@ def test_table_by_hand_with_the_papers_values_beside(played, judged):
     assert table.loc["chatrec_base", "success_rate"] == 0.0
 
 
-def test_seconds_leave_out_dialogues_with_cached_calls(judged):
-    rows = [dialogue(0, "actcrs_expert", cached=1), dialogue(1, "actcrs_expert")]
+def test_seconds_of_cached_calls_are_those_they_took_at_first(judged):
+    rows = [dialogue(task, "actcrs_expert") for task in range(3)]
+    rows[0].usage["expert"] = Usage(calls=5, cached=3, seconds=1.0, cached_seconds=9.0)
+    rows[1].usage = {}  # failed before its first call
     table = cra_table({"book": {"actcrs_expert": rows}}, judged, "cpu")
-    assert table.loc[0, "seconds_per_dialogue"] == 10.0 and table.loc[0, "seconds_per_dialogue_n"] == 1
+    assert table.loc[0, "seconds_per_dialogue"] == 13.0 and table.loc[0, "seconds_per_dialogue_n"] == 2  # 16 and 10
 
 
 def test_a_failed_dialogue_is_no_success_and_counts(judged):

@@ -566,6 +566,7 @@ def test_cached_call_is_counted_but_costs_no_money_or_time(ask, make_client, tmp
     usage = client.meter.by_role["judge"]
     assert (usage.calls, usage.cached, usage.prompt_tokens, usage.cost_usd, usage.seconds) == (1, 1, 10, 0.0, 0.0)
     paid, free = rows(tmp_path)
+    assert usage.cached_seconds == paid["seconds"] > 0
     assert (paid["cached"], free["cached"], free["seconds"]) == (False, True, 0.0)
     assert paid["request"] == free["request"] and paid["prompt_tokens"] == 10
 
