@@ -313,7 +313,7 @@ def _judge(options: argparse.Namespace) -> int:
     if error := next((verdict.error for verdict in verdicts if verdict.error), None):
         print(f"ecpo: {found['n_unscored']} of {found['n']} pairs are unscored; the first error: {error}", file=sys.stderr)
     if undecided := [name for name in DIMENSIONS if found[name]["undecided"]]:
-        print(f"ecpo: the judge preferred neither side in any pair, so its 0.50 says nothing: {', '.join(undecided)}", file=sys.stderr)
+        print(f"ecpo: what the judge was asked told no pair apart, so these win rates say nothing: {', '.join(undecided)}", file=sys.stderr)
     return 0 if found["n"] > found["n_unscored"] else 1
 
 

@@ -84,8 +84,9 @@ def _frameworks(run: Run) -> tuple[Played, Judged]:
 
 
 def _cras(run: Run) -> Drawing:
-    table = cra_table(*_frameworks(run), run.label)
-    return table, figures.plot_cras(table, load_reliability(run))
+    played, judged = _frameworks(run)
+    table = cra_table(played, judged, run.label)
+    return table, figures.plot_cras(table, load_reliability(run, judged))
 
 
 def _planted(run: Run) -> Drawing:
@@ -153,13 +154,15 @@ def _main(run: Run) -> tuple[Played, Judged]:
 
 
 def _main_results(run: Run) -> Drawing:
-    table = tuning_tables.tuned_table(*_main(run), run.label)
-    return table, figures.plot_cras(table, load_reliability(run))
+    played, judged = _main(run)
+    table = tuning_tables.tuned_table(played, judged, run.label)
+    return table, figures.plot_cras(table, load_reliability(run, judged))
 
 
 def _dimensions(run: Run) -> Drawing:
-    table = tuning_tables.dimension_table(_main(run)[1], run.label)
-    return table, tuning_figures.plot_dimensions(table, load_reliability(run))
+    _, judged = _main(run)
+    table = tuning_tables.dimension_table(judged, run.label)
+    return table, tuning_figures.plot_dimensions(table, load_reliability(run, judged))
 
 
 EXHIBITS = (

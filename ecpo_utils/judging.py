@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import random
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from .core.artifacts import load_resumable, write_json, write_jsonl
 from .core.errors import ArtifactError
@@ -22,6 +22,7 @@ from .run import Run
 from .simulation import BACKBONES, load_played
 
 T = TypeVar("T")
+Verdicts = Mapping[Any, "Sequence[Verdict] | Verdicts"]  # by system, flaw or domain, or by one and then the other
 EXPERT_LOG = "actcrs_gpt"  # the released log of the expert: ActCRS on GPT-4o mini
 
 
@@ -135,11 +136,17 @@ def _damaged_pairs(run: Run, originals: Sequence[Transcript]) -> dict[tuple[str,
     for flaw in FLAWS:
         for severity in SEVERITIES:
             damaged = [
-                (original, damage(original, flaw, severity, stranger=originals[i - 1], seed=run.params.seed))
+                (original, damage(original, flaw, severity, others=_of_others(originals, i), seed=run.params.seed))
                 for i, original in enumerate(originals)
             ]
             cases[flaw, severity] = [(original, changed) for original, changed in damaged if changed]
     return cases
+
+
+def _of_others(originals: Sequence[Transcript], index: int) -> list[Transcript]:
+    """The dialogues of other users than the one at `index`, the next ones first, so that each lends to few."""
+    user, *_ = originals[index].task_id.rpartition("/")
+    return [other for other in [*originals[index + 1 :], *originals[:index]] if not other.task_id.startswith(f"{user}/")]
 
 
 async def judge_damaged(run: Run, originals: Sequence[Transcript]) -> dict[tuple[str, str], list[Verdict]]:
@@ -175,32 +182,41 @@ def rule_damaged(run: Run, originals: Sequence[Transcript]) -> dict[tuple[str, s
     return found
 
 
-def save_reliability(run: Run, note: str) -> Path:
-    """Write the line that notebooks with a win rate quote, with what it rests on; returns the file."""
-    return write_json(run.paths.reliability, {"note": note, **run.provenance()})
+def save_reliability(run: Run, note: str, judged: Verdicts) -> Path:
+    """Write the line that notebooks with a win rate quote, with what it rests on and whose verdicts; returns the file."""
+    return write_json(run.paths.reliability, {"note": note, "judges": _judges(judged), **run.provenance()})
 
 
-def load_reliability(run: Run) -> str:
-    """The line that notebook 05 wrote, for the domain of the run or else for all; of another judge it says nothing.
+def find_reliability(run: Run) -> Path:
+    """What notebook 05 wrote, for the domain of the run or else for all.
 
     Raises:
         ArtifactError: If it was not run yet.
     """
     own = run.paths.reliability
-    path = own if own.is_file() else run.need(replace(run.paths, scope="all").reliability, "05_judge_validation")
-    checked = json.loads(path.read_text(encoding="utf-8"))
-    if _judge_settings(checked["params"]) != _judge_settings(run.params.model_dump()):
+    return own if own.is_file() else run.need(replace(run.paths, scope="all").reliability, "05_judge_validation")
+
+
+def load_reliability(run: Run, judged: Verdicts) -> str:
+    """The line that notebook 05 wrote; of verdicts of another judge, or of one that was changed since, it says nothing.
+
+    Args:
+        run: The open run.
+        judged: Verdicts that stand beside the line.
+
+    Raises:
+        ArtifactError: If notebook 05 was not run yet.
+    """
+    checked = json.loads(find_reliability(run).read_text(encoding="utf-8"))
+    if not set(_judges(judged)) <= set(checked.get("judges", [])):
         return "this judge was not checked; run notebooks/05_judge_validation.ipynb with the same parameters"
     return checked["note"]
 
 
-def _judge_settings(params: dict) -> list:
-    """Which model judges, and how: not how fast it is asked, or at what price."""
-    return [
-        *(params["judge"][key] for key in ("provider", "model", "adapter", "base_url")),
-        params["judge_mode"],
-        params["judge_max_words"],
-    ]
+def _judges(judged: Verdicts) -> list[str]:
+    """Whose verdicts these are, by the digests that they hold."""
+    parts = (_judges(part) if isinstance(part, Mapping) else [verdict.judge for verdict in part] for part in judged.values())
+    return sorted({judge for part in parts for judge in part})
 
 
 async def judge_files(

@@ -17,11 +17,13 @@ from ecpo_utils.core.artifacts import load_jsonl, write_jsonl
 from ecpo_utils.core.errors import ArtifactError
 from ecpo_utils.core.schema import Item, Persona, Trajectory, Turn, Verdict
 from ecpo_utils.evaluate.damage import FLAWS, SEVERITIES
+from ecpo_utils.evaluate.judges import narrow
 from ecpo_utils.evaluate.judges.narrow import KINDS
 from ecpo_utils.evaluate.reliability import correlation_table, damage_table, released_correlations, released_table
 from ecpo_utils.evaluate.win_rates import win_rate
 from ecpo_utils.judging import (
     EXPERT_LOG,
+    find_reliability,
     judge_damaged,
     judge_files,
     judge_released,
@@ -33,6 +35,7 @@ from ecpo_utils.judging import (
     sample_tasks,
     save_reliability,
 )
+from ecpo_utils.llm.prompts import load_prompt
 from ecpo_utils.publishing import publish_run
 from ecpo_utils.run import open_run
 
@@ -103,24 +106,36 @@ def test_originals_have_two_replies_or_more_and_come_from_notebook_03(run):
     assert [each.task_id for each in load_originals(run)] == ["book/u0/i"]
 
 
+def judged_by(run):
+    """Verdicts of the run's judge, as notebooks hold them."""
+    played = {"book": {name: [dialogue(t, *GOOD) for t in range(2)] for name in ("actcrs_expert", "react_expert")}}
+    return asyncio.run(judge_systems(run, played, [("react_expert", "actcrs_expert")]))
+
+
 def test_a_run_of_one_domain_quotes_its_own_judge_and_else_that_of_all(run):
-    whole = replace(run, paths=replace(run.paths, scope="all"))
-    with pytest.raises(ArtifactError, match="run notebooks/05_judge_validation.ipynb"):
-        load_reliability(run)
-    save_reliability(whole, "over all domains")
-    assert load_reliability(run) == load_reliability(whole) == "over all domains"
-    save_reliability(run, "book alone")
-    assert (load_reliability(run), load_reliability(whole)) == ("book alone", "over all domains")
+    whole, judged = replace(run, paths=replace(run.paths, scope="all")), judged_by(run)
+    for ask in (lambda: load_reliability(run, judged), lambda: find_reliability(run)):
+        with pytest.raises(ArtifactError, match="run notebooks/05_judge_validation.ipynb"):
+            ask()
+    save_reliability(whole, "over all domains", judged)
+    assert load_reliability(run, judged) == load_reliability(whole, judged) == "over all domains"
+    save_reliability(run, "book alone", judged)
+    assert (load_reliability(run, judged), load_reliability(whole, judged)) == ("book alone", "over all domains")
 
 
-@pytest.mark.parametrize("change", [{"judge_mode": "words"}, {"judge_max_words": 9}, {"judge": {"model": "another"}}])
-def test_a_note_on_another_judge_is_not_quoted(run, change):
-    save_reliability(replace(run, paths=replace(run.paths, scope="all")), "the profile's judge")
+@pytest.mark.parametrize("change", [{"judge_mode": "tokens"}, {"judge_max_words": 9}, {"judge": {"model": "another"}}, "prompt"])
+def test_a_note_on_another_judge_is_not_quoted(run, stub_endpoint, change, monkeypatch):
+    save_reliability(replace(run, paths=replace(run.paths, scope="all")), "the profile's judge", judged_by(run))
     endpoint = run.params.judge.model_dump()
     faster = open_run("04_prompt_based_cras", {"profile": "quick", "judge": endpoint | {"max_concurrency": 9}})
-    assert faster.changed == ("judge",) and load_reliability(faster) == "the profile's judge"
-    other = open_run("04_prompt_based_cras", {"profile": "quick", **change, "judge": endpoint | change.get("judge", {})})
-    assert load_reliability(other).startswith("this judge was not checked; run notebooks/05_judge_validation.ipynb")
+    assert faster.changed == ("judge",) and load_reliability(faster, judged_by(faster)) == "the profile's judge"
+    if change == "prompt":  # edited since, and notebook 05 not run again
+        monkeypatch.setattr(narrow, "load_prompt", lambda name: f"{load_prompt(name)} Be strict.")
+        other = run
+    else:
+        other = open_run("04_prompt_based_cras", {"profile": "quick", **change, "judge": endpoint | change.get("judge", {})})
+    stub_endpoint.answer = lambda body: choice(**{"1": 0.7, "2": 0.3}) if change == {"judge_mode": "tokens"} else by_words(body)
+    assert load_reliability(other, judged_by(other)).startswith("this judge was not checked; run notebooks/05_judge_validation.ipynb")
 
 
 # systems of a run
@@ -307,7 +322,7 @@ def test_json_of_two_files(judge):
     found = json.loads(out)
     assert (code, found["n"], found["n_unscored"], found["n_not_shared"]) == (0, 3, 0, 1)
     assert [found["final"][key] for key in ("wins", "ties", "losses", "undecided")] == [1, 2, 0, False]
-    assert found["flexibility"]["undecided"] and err.endswith("so its 0.50 says nothing: flexibility\n")
+    assert found["flexibility"]["undecided"] and err.endswith("so these win rates say nothing: flexibility\n")
 
 
 def test_two_files_for_reading(judge):
@@ -357,7 +372,16 @@ def test_a_judge_that_prefers_nobody_is_named(judge, stub_endpoint):
     stub_endpoint.answer = constant
     code, out, err = judge()
     assert code == 0 and "ties 3" in out
-    assert "the judge preferred neither side in any pair, so its 0.50 says nothing: flexibility, coherence, guidance, final" in err
+    assert "told no pair apart, so these win rates say nothing: flexibility, coherence, guidance, final" in err
+
+
+def test_a_judge_that_always_answers_the_same_is_named_though_repetitions_decide(judge, files, stub_endpoint):
+    stub_endpoint.answer = constant
+    write_jsonl(files / "a.jsonl", [dialogue(t, "An offer?", "An offer?" if t else "Another?") for t in range(3)])
+    code, out, err = judge("--json")
+    found = json.loads(out)
+    assert (code, found["final"]["losses"], found["final"]["undecided"]) == (0, 2, True)
+    assert err.endswith("so these win rates say nothing: guidance, final\n")
 
 
 def test_unscored_pairs_come_with_their_first_error_and_none_scored_is_code_1(judge, stub_endpoint):

@@ -7,10 +7,12 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from ..core.matching import normalise
 from ..dialogue.agents.base import SYSTEM_ERROR
 from .transcripts import QUESTION_MARKS, Transcript
 
 SEVERITIES = ("one", "half", "all")  # how many of the replies are damaged
+EMPTY_WORDS = ("I see.", "All right.", "Very well.", "Understood.", "Of course.")  # where nothing but a question was said, in turn
 _SENTENCE = re.compile(r"(?<=[.!?؟])\s+|(?<=[。！？])\s*(?=\S)")
 
 
@@ -21,26 +23,38 @@ def _without_questions(reply: str) -> str:
     return reply if len(kept) == len(sentences) else " ".join(kept)
 
 
-def damaged_replies(replies: Sequence[str], strangers: Sequence[str], flaw: str) -> list[str]:
-    """Every reply in its damaged form.
+def replies_to_others(replies: Sequence[str], others: Sequence[Transcript]) -> list[str]:
+    """As many replies from other dialogues, each said once, in the same place there where there is one left, so that nothing is repeated.
 
-    Args:
-        replies: Of the original dialogue.
-        strangers: Replies from a dialogue on another task.
-        flaw: Key of `FLAWS`.
+    Returns:
+        The replies themselves, which is no damage, where they repeat each other (without them a repetition would be gone) or the
+        other dialogues have too few.
     """
-    return [FLAWS[flaw](index, replies, strangers) for index in range(len(replies))]
+    seen, found = {normalise(reply) for reply in replies}, []
+    if len(seen) < len(replies):
+        return list(replies)
+    for index in range(len(replies)):
+        placed = [other.replies[index] for other in others if len(other.replies) > index]
+        anywhere = [reply for other in others for reply in other.replies]
+        stranger = next((reply for reply in [*placed, *anywhere] if normalise(reply) not in seen), None)
+        if stranger is None:
+            return list(replies)
+        seen.add(normalise(stranger))
+        found.append(stranger)
+    return found
 
 
-FLAWS: dict[str, Callable[[int, Sequence[str], Sequence[str]], str]] = {
-    "system_error": lambda index, replies, strangers: SYSTEM_ERROR,
-    "repetition": lambda index, replies, strangers: replies[0],
-    "irrelevant": lambda index, replies, strangers: strangers[index % len(strangers)],
-    "no_guidance": lambda index, replies, strangers: _without_questions(replies[index]) or "I see.",
+FLAWS: dict[str, Callable[[Sequence[str], Sequence[Transcript]], list[str]]] = {  # every reply of a dialogue in its damaged form
+    "system_error": lambda replies, others: [SYSTEM_ERROR] * len(replies),
+    "repetition": lambda replies, others: [replies[0]] * len(replies),
+    "irrelevant": replies_to_others,
+    "no_guidance": lambda replies, others: [
+        _without_questions(reply) or EMPTY_WORDS[index % len(EMPTY_WORDS)] for index, reply in enumerate(replies)
+    ],
 }
 
 
-def damage(transcript: Transcript, flaw: str, severity: str, *, stranger: Transcript, seed: int = 0) -> Transcript | None:
+def damage(transcript: Transcript, flaw: str, severity: str, *, others: Sequence[Transcript], seed: int = 0) -> Transcript | None:
     """A dialogue with a flaw planted into one, half or all of the replies that it can change; user messages stay.
 
     Args:
@@ -48,16 +62,15 @@ def damage(transcript: Transcript, flaw: str, severity: str, *, stranger: Transc
         flaw: "system_error", "repetition" (of the first reply), "irrelevant" (replies to another task) or
             "no_guidance" (no questions).
         severity: "one", "half" (rounded up) or "all".
-        stranger: A dialogue on another task, for "irrelevant".
+        others: Dialogues of other users, for "irrelevant", those to be taken first first.
         seed: Which replies are hit.
 
     Returns:
         None if the flaw changes no reply, e.g. a dialogue of one reply cannot repeat itself, or no more of them than a lighter
-        severity does: half of two replies is one.
+        severity does: half of two replies is one. One without any reply cannot be damaged either.
     """
     places = [i for i, m in enumerate(transcript.messages) if m["role"] == "assistant" and m["content"].strip()]
-    replies = [transcript.messages[i]["content"] for i in places]
-    flawed = dict(zip(places, damaged_replies(replies, stranger.replies or [SYSTEM_ERROR], flaw), strict=True))
+    flawed = dict(zip(places, FLAWS[flaw](transcript.replies, others), strict=True)) if places else {}
     changeable = [i for i in places if flawed[i].split() != transcript.messages[i]["content"].split()]  # another blank is no flaw
     counts = {"one": 1, "half": (len(changeable) + 1) // 2, "all": len(changeable)}
     count, lighter = counts[severity], SEVERITIES[: SEVERITIES.index(severity)]

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from ..core.schema import Verdict
-from .comparison import RankCorrelation, rank_correlation
+from .comparison import RankCorrelation, paired_difference, rank_correlation
 from .damage import SEVERITIES
 from .judges import DIMENSIONS
 from .paper import paper_results
@@ -109,13 +109,16 @@ def damage_table(judged: Damaged, profile: str, ruled: Damaged | None = None) ->
     return pd.DataFrame(rows)
 
 
-def cannot_tell(damaged: pd.DataFrame, released: pd.DataFrame) -> pd.DataFrame:
-    """What the judge cannot tell apart, or too few pairs to say: flaws whose interval holds 0.5 or lies below it, released neighbours
-    whose intervals overlap.
+def cannot_tell(damaged: pd.DataFrame, released: Released, *, seed: int = 0) -> pd.DataFrame:
+    """What the judge cannot tell apart, or too few pairs to say.
+
+    These are flaws whose interval holds 0.5 or lies below it, and released systems next to each other in win rate whose paired
+    difference over users has an interval that holds 0.
 
     Args:
         damaged: As `damage_table` makes it.
-        released: As `released_table` does; may be empty.
+        released: Verdicts as for `released_table`; may be empty.
+        seed: Of resampling.
     """
     rows = [
         {"among": "planted flaws", "one": "original", "other": f"{row.flaw} ({row.severity})", "win rates": _preferred(row).text(),
@@ -123,13 +126,18 @@ def cannot_tell(damaged: pd.DataFrame, released: pd.DataFrame) -> pd.DataFrame:
         for row in damaged.itertuples()
         if (why := _doubt(row))
     ]  # fmt: skip
-    for form, part in released.groupby("dialogues", sort=False) if len(released) else ():
-        ranked = part[part["win_rate"].notna()].sort_values("win_rate", ascending=False, kind="stable").itertuples()
+    for form, logs in released.items():
+        rates = {name: win_rate(verdicts).rate for name, verdicts in logs.items()}
+        ranked = sorted((name for name in rates if rates[name].n), key=lambda name: -rates[name].value)
         for one, other in itertools.pairwise(ranked):
-            if other.win_rate_high >= one.win_rate_low:
-                rates = [Rate(row.win_rate, row.win_rate_low, row.win_rate_high, row.win_rate_n).text() for row in (one, other)]
-                rows.append({"among": f"released logs, {FORMS[form]}", "one": one.system, "other": other.system,
-                             "win rates": " and ".join(rates), "why": "intervals overlap"})  # fmt: skip
+            values = outcomes(logs[one]), outcomes(logs[other])
+            users = {task: released_user(task) for each in values for task in each}
+            paired = paired_difference(*values, seed, groups=users, names=(one, other))
+            if paired.difference.low is None or paired.difference.low <= 0:
+                p_value = "" if paired.p_value is None else f", p {paired.p_value:.2g}"
+                rows.append({"among": f"released logs, {FORMS[form]}", "one": one, "other": other,
+                             "win rates": f"{rates[one].text()} and {rates[other].text()}",
+                             "why": f"difference {paired.difference.text()} over users{p_value}"})  # fmt: skip
     return pd.DataFrame(rows, columns=["among", "one", "other", "win rates", "why"])
 
 

@@ -24,6 +24,8 @@ class WinRate:
         num_unscored: Pairs without a verdict in both orders.
         flips: Share of scored pairs whose verdict turns round with the order of presentation; no value for dialogues read apart.
         first_shown: Share of decided single verdicts for the dialogue that was read first, 0.5 without a position bias; likewise.
+        is_undecided: Whether what the judge was asked told no side from the other in two pairs or more, or went by the order in
+            all: then the rate says nothing.
     """
 
     rate: Rate
@@ -33,11 +35,7 @@ class WinRate:
     num_unscored: int
     flips: Rate
     first_shown: Rate
-
-    @property
-    def is_undecided(self) -> bool:
-        """Whether the judge preferred neither side in any of two pairs or more, or went by the order in all: its half says nothing."""
-        return self.wins == self.losses == 0 and (self.rate.n > 1 or self.flips.value == 1)
+    is_undecided: bool
 
 
 def group_pairs(verdicts: Sequence[Verdict]) -> list[tuple[Verdict, ...]]:
@@ -120,15 +118,28 @@ def win_rate(verdicts: Sequence[Verdict], *, dimension: str = "final") -> WinRat
     ordered = [pair for pair, _ in scored if len(pair) == 2]
     decided = [v for pair in ordered for v in pair if v.scores[dimension] != 0]
     unscored = len(pairs) - len(scored)
+    flips = proportion(sum(a.scores[dimension] * b.scores[dimension] < 0 for a, b in ordered), len(ordered))
     return WinRate(
         rate=proportion(sum(values), len(values), num_unscored=unscored),
         wins=sum(value > 0.5 for value in values),
         ties=sum(value == 0.5 for value in values),
         losses=sum(value < 0.5 for value in values),
         num_unscored=unscored,
-        flips=proportion(sum(a.scores[dimension] * b.scores[dimension] < 0 for a, b in ordered), len(ordered)),
+        flips=flips,
         first_shown=proportion(sum((v.scores[dimension] > 0) == (v.shown_first == "first") for v in decided), len(decided)),
+        is_undecided=_told_nothing([pair for pair, _ in scored], dimension) and (len(scored) > 1 or flips.value == 1),
     )
+
+
+def _told_nothing(scored: Sequence[tuple[Verdict, ...]], dimension: str) -> bool:
+    """Whether no pair has a winner by what the judge was asked.
+
+    Where dialogues are read apart, a repeated reply is found without the judge and costs flexibility and coherence, hence
+    "final" too; guidance is the judge's alone.
+    """
+    read_apart = all(pair[0].measures for pair in scored)
+    names = [dimension, "guidance"] if read_apart and dimension == "final" else [dimension]
+    return any(all(outcome(pair, name) == 0.5 for pair in scored) for name in names)
 
 
 def win_shares(verdicts: Sequence[Verdict]) -> dict[str, float | None]:

@@ -5,7 +5,7 @@ import pytest
 
 from ecpo_utils.core.schema import Verdict
 from ecpo_utils.dialogue.agents.base import SYSTEM_ERROR
-from ecpo_utils.evaluate.comparison import rank_correlation
+from ecpo_utils.evaluate.comparison import paired_difference, rank_correlation
 from ecpo_utils.evaluate.damage import FLAWS, SEVERITIES, damage
 from ecpo_utils.evaluate.figures import plot_damage
 from ecpo_utils.evaluate.paper import paper_results
@@ -21,7 +21,7 @@ from ecpo_utils.evaluate.reliability import (
 from ecpo_utils.evaluate.statistics import proportion
 from ecpo_utils.evaluate.transcripts import Transcript
 from ecpo_utils.evaluate.verdicts import question_share, rule_verdicts
-from ecpo_utils.evaluate.win_rates import win_rate
+from ecpo_utils.evaluate.win_rates import outcomes, win_rate
 
 DIMENSIONS = ("flexibility", "coherence", "guidance", "final")
 
@@ -31,7 +31,7 @@ def talk(task, *replies):
 
 
 ORIGINAL = talk("t", "Calm or fast?", "Try Emma. Do you like it?", "It is long. Anything else?", "Goodbye.")
-STRANGER = talk("u", "A puzzle?", "A quiet one.")
+OTHERS = [talk("u", "A puzzle?", "A quiet one."), talk("v", "Any age?", "a puzzle!", "For four.", "Enjoy it.")]
 
 
 def replies(transcript):
@@ -43,19 +43,19 @@ def replies(transcript):
     [
         ("system_error", [SYSTEM_ERROR] * 4),
         ("repetition", ["Calm or fast?"] * 4),
-        ("irrelevant", ["A puzzle?", "A quiet one.", "A puzzle?", "A quiet one."]),
+        ("irrelevant", ["A puzzle?", "A quiet one.", "For four.", "Enjoy it."]),
         ("no_guidance", ["I see.", "Try Emma.", "It is long.", "Goodbye."]),
     ],
 )
 def test_all_replies_damaged_by_hand(flaw, expected):
-    assert replies(damage(ORIGINAL, flaw, "all", stranger=STRANGER)) == expected
+    assert replies(damage(ORIGINAL, flaw, "all", others=OTHERS)) == expected
 
 
 @pytest.mark.parametrize("flaw", FLAWS)
 def test_severity_grows_and_the_lighter_damage_is_part_of_the_heavier(flaw):
     hit = []
     for severity in SEVERITIES:
-        found = replies(damage(ORIGINAL, flaw, severity, stranger=STRANGER, seed=3))
+        found = replies(damage(ORIGINAL, flaw, severity, others=OTHERS, seed=3))
         hit.append({i for i, (old, new) in enumerate(zip(replies(ORIGINAL), found, strict=True)) if old != new})
     assert hit[0] < hit[1] < hit[2]
     assert len(hit[0]) == 1
@@ -66,20 +66,37 @@ def test_severity_grows_and_the_lighter_damage_is_part_of_the_heavier(flaw):
 )
 def test_a_severity_that_damages_no_more_replies_than_a_lighter_one_is_left_out(replies, severities):
     original = talk("t", *(f"Book {i}?" for i in range(replies)))
-    found = {each: damage(original, "system_error", each, stranger=STRANGER) for each in SEVERITIES}
+    found = {each: damage(original, "system_error", each, others=OTHERS) for each in SEVERITIES}
     assert [each for each, changed in found.items() if changed] == severities
 
 
 def test_a_reply_that_differs_in_blanks_alone_is_not_damaged():
-    changed = damage(talk("t", "Try Emma.\n\nIt is calm.", "Do you like it?"), "no_guidance", "one", stranger=STRANGER)
-    assert replies(changed) == ["Try Emma.\n\nIt is calm.", "I see."]
+    changed = damage(talk("t", "Try Emma.\n\nIt is calm.", "Do you like it?"), "no_guidance", "one", others=OTHERS)
+    assert replies(changed) == ["Try Emma.\n\nIt is calm.", "All right."]
 
 
 def test_user_messages_stay_and_what_cannot_be_damaged_is_left_out():
-    changed = damage(ORIGINAL, "irrelevant", "all", stranger=STRANGER)
+    changed = damage(ORIGINAL, "irrelevant", "all", others=OTHERS)
     assert [m for m in changed.messages if m["role"] == "user"] == [m for m in ORIGINAL.messages if m["role"] == "user"]
-    assert damage(talk("t", "Calm or fast?"), "repetition", "one", stranger=STRANGER) is None
-    assert damage(talk("t", "Goodbye."), "no_guidance", "all", stranger=STRANGER) is None
+    assert damage(talk("t", "Calm or fast?"), "repetition", "one", others=OTHERS) is None
+    assert damage(talk("t", "Goodbye."), "no_guidance", "all", others=OTHERS) is None
+
+
+def test_replies_to_others_bring_no_repetition_and_take_none_away():
+    once_more = talk("t", "Calm or fast?", "Try Emma.", "try Emma")
+    assert damage(once_more, "irrelevant", "one", others=OTHERS) is None and damage(once_more, "repetition", "all", others=OTHERS)
+    assert damage(ORIGINAL, "irrelevant", "one", others=[OTHERS[0]]) is None  # two strangers for four replies
+    three = talk("t", "A puzzle", "Try Emma.", "It is long.")
+    assert replies(damage(three, "irrelevant", "all", others=OTHERS)) == ["Any age?", "A quiet one.", "For four."]
+
+
+def test_two_questions_are_not_emptied_into_the_same_words():
+    found = replies(damage(talk("t", "Calm or fast?", "Long or short?"), "no_guidance", "all", others=[]))
+    assert len(set(found)) == 2 and not any("?" in reply for reply in found)
+
+
+def test_a_dialogue_without_a_reply_cannot_be_damaged():
+    assert [damage(talk("t"), flaw, "all", others=OTHERS) for flaw in FLAWS] == [None] * len(FLAWS)
 
 
 def verdict(task, value, first="x"):
@@ -152,7 +169,7 @@ def test_a_few_pairs_that_were_all_won_are_called_too_few():
     cases = {("system_error", "one"): (3, 0, 0), ("system_error", "half"): (2, 1, 0), ("system_error", "all"): (4, 0, 0)}
     few = damage_table({case: judged_rows(*counts) for case, counts in cases.items()}, "quick")
     assert "cannot tell: system_error (half); too few pairs to tell, all won: system_error (one)" in reliability_note(few, {})
-    assert cannot_tell(few, pd.DataFrame([]))["why"].tolist() == ["too few pairs to tell", "interval holds 0.5"]
+    assert cannot_tell(few, {})["why"].tolist() == ["too few pairs to tell", "interval holds 0.5"]
 
 
 def test_undecided_is_marked_but_for_a_dialogue_against_itself(damaged):
@@ -164,14 +181,22 @@ def test_undecided_is_marked_but_for_a_dialogue_against_itself(damaged):
 def test_table_of_what_cannot_be_told_apart(damaged):
     shares = {"actcrs_ecpo": 38, "react_gpt": 20, "actcrs_llama": 18, "chatrec_gpt": 1}
     logs = {name: [verdict(f"t{i}", 0.9 if i < wins else 0.1, name) for i in range(40)] for name, wins in shares.items()}
-    found = cannot_tell(damaged, released_table({"whole": logs}, "cpu"))
+    found = cannot_tell(damaged, {"whole": logs})
+    near = paired_difference(outcomes(logs["react_gpt"]), outcomes(logs["actcrs_llama"]))
     assert found[["one", "other", "why"]].values.tolist() == [
         ["original", "repetition (one)", "interval holds 0.5"],
         ["original", "irrelevant (one)", "interval holds 0.5"],
         ["original", "no_guidance (one)", "prefers the damaged one"],
-        ["react_gpt", "actcrs_llama", "intervals overlap"],
-    ]
-    assert len(cannot_tell(damaged, pd.DataFrame([]))) == 3 and cannot_tell(pd.DataFrame([]), pd.DataFrame([])).empty
+    ] + [["react_gpt", "actcrs_llama", f"difference {near.difference.text()} over users, p {near.p_value:.2g}"]]
+    assert near.difference.low <= 0 < near.difference.value
+    assert len(cannot_tell(damaged, {})) == 3 and cannot_tell(pd.DataFrame([]), {}).empty
+
+
+def test_systems_that_differ_a_little_but_on_the_same_tasks_are_told_apart():
+    """Their own intervals overlap; what counts is that the one never loses a task that the other wins."""
+    logs = {name: [verdict(f"t{i}", 0.9 if i < wins else 0.1, name) for i in range(60)] for name, wins in (("mine", 36), ("other", 26))}
+    rates = [win_rate(logs[name]).rate for name in ("mine", "other")]
+    assert rates[1].high > rates[0].low and cannot_tell(pd.DataFrame([]), {"whole": logs}).empty
 
 
 def test_rule_counts_replies_that_end_in_a_question_mark():
