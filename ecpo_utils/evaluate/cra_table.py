@@ -45,8 +45,15 @@ def num_replies(row: Trajectory) -> int:
 
 
 def seconds_per_dialogue(rows: Sequence[Trajectory]) -> Rate:
-    """Mean over dialogues of the time their calls took, all roles, cached answers as long as at first; unscored without a call."""
-    return mean(sum(u.seconds + u.cached_seconds for u in row.usage.values()) if row.usage else None for row in rows)
+    """Mean over dialogues of the time their calls took, all roles, cached answers as long as at first.
+
+    Dialogues without a call, or from before the time of cached answers was kept, are left out and counted.
+    """
+    return mean(
+        None if not row.usage or any(u.cached and not u.cached_seconds for u in row.usage.values())
+        else sum(u.seconds + u.cached_seconds for u in row.usage.values())
+        for row in rows
+    )  # fmt: skip
 
 
 def cra_table(played: Played, judged: Judged, profile: str) -> pd.DataFrame:

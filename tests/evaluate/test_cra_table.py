@@ -76,9 +76,10 @@ def test_table_by_hand_with_the_papers_values_beside(played, judged):
 
 
 def test_seconds_of_cached_calls_are_those_they_took_at_first(judged):
-    rows = [dialogue(task, "actcrs_expert") for task in range(3)]
+    rows = [dialogue(task, "actcrs_expert") for task in range(4)]
     rows[0].usage["expert"] = Usage(calls=5, cached=3, seconds=1.0, cached_seconds=9.0)
     rows[1].usage = {}  # failed before its first call
+    rows[3].usage["expert"] = Usage(calls=5, cached=3, seconds=1.0)  # of an earlier version, which kept no time of cached calls
     table = cra_table({"book": {"actcrs_expert": rows}}, judged, "cpu")
     assert table.loc[0, "seconds_per_dialogue"] == 13.0 and table.loc[0, "seconds_per_dialogue_n"] == 2  # 16 and 10
 
