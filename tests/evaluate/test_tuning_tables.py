@@ -105,6 +105,14 @@ def test_table5_has_our_shares_above_the_papers():
     assert len(plot_rewrites(table).axes) == 1
 
 
+def test_long_labels_of_judged_rewrites_leave_the_bars_most_of_the_width():
+    records = [rewrite(task, score_after=5) for task in range(120)]
+    verdicts = [verdict(task, "rewritten", "original", 0.9) for task in range(30)]
+    figure = plot_rewrites(rewrite_verdicts({"book": verdicts}, {"book": records}, "cpu"))
+    figure.draw_without_rendering()
+    assert figure.axes[0].get_position().width > 0.6
+
+
 def test_curves_keep_step_quantity_and_value():
     history = [{"step": 0, "eval_loss": 2.0}, {"step": 1, "loss": 1.5, "learning_rate": 0.1}, {"step": 2, "loss": 1.0},
                {"step": 2, "epoch": 0.4, "eval_loss": 1.7}]  # fmt: skip (a training that was resumed is evaluated at once)
