@@ -8,7 +8,7 @@ import pytest
 from ecpo_utils.core.schema import Action, Confirmation, Item, Persona, Rewrite, Step, Trajectory, Turn, Verdict
 from ecpo_utils.dialogue.agents.base import SYSTEM_ERROR
 from ecpo_utils.evaluate.cases import Case, case_table, clearest_case, render_case
-from ecpo_utils.evaluate.metrics import valid_share
+from ecpo_utils.evaluate.metrics import reply_words, valid_share
 from ecpo_utils.evaluate.tuning_figures import plot_curves, plot_dimensions, plot_faults, plot_rewrites
 from ecpo_utils.evaluate.tuning_tables import (
     curve_table,
@@ -16,7 +16,6 @@ from ecpo_utils.evaluate.tuning_tables import (
     fault_table,
     faults_of,
     lowest_scored,
-    reply_words,
     rewrite_table,
     rewrite_verdicts,
     short_tuned_table,
@@ -59,8 +58,9 @@ def test_an_action_counts_as_valid_if_it_was_read_at_the_first_attempt():
     assert [valid_share(row) for row in rows] == [0.5, 0.0, None]
 
 
-def test_reply_words_is_a_mean_over_dialogues():
-    assert reply_words([dialogue(0, turn(0, "One two."), turn(1, "One two three four.")), dialogue(1, turn(0, "One."))]).value == 2.0
+def test_reply_words_is_a_mean_over_the_replies_that_there_are():
+    assert reply_words(dialogue(0, turn(0, "One two."), turn(1, "One two three four."), turn(2, None))) == 3.0
+    assert reply_words(dialogue(1)) is None
 
 
 def test_faults_of_a_reply_by_hand():
