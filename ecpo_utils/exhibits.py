@@ -16,6 +16,7 @@ from .evaluate.cases import case_table
 from .evaluate.cra_table import Judged, backbone_win_rates, cra_table, system_comparisons
 from .evaluate.dialogues import simulator_conduct
 from .evaluate.diversity import summarize_diversity
+from .evaluate.reasons import reason_table
 from .evaluate.separation import JudgedPair, separation_table
 from .evaluate.tables import EXPERT, Played
 from .judging import EXPERT_LOG, framework_comparisons, load_damaged, load_judged, load_originals, load_reliability, rule_damaged
@@ -134,6 +135,10 @@ def _faults(run: Run) -> Drawing:
     return table, tuning_figures.plot_faults(table, run.label)
 
 
+def _reasons(run: Run) -> Drawing:
+    return reason_table(_confirmed(run), run.label), None
+
+
 def _rewrites(run: Run) -> dict[Domain, list[Rewrite]]:
     return {domain: load_jsonl(run.paths.rewrites(domain, "sgpt"), Rewrite) for domain in domains_to_tune(run)}
 
@@ -184,6 +189,7 @@ EXHIBITS = (
     Exhibit("06_sgpt", _sgpt),
     Exhibit("07_scores", _tuned_scores),
     Exhibit("07_faults", _faults),
+    Exhibit("07_reasons", _reasons),
     Exhibit("08_rewriting", _rewriting),
     Exhibit("08_rewritten", _rewritten),
     Exhibit("09_preference_curves", lambda run: _curves(run, [TUNED[name] for name in tuned_systems(run.params) if TUNED[name] != "sgpt"])),
