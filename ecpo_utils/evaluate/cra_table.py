@@ -145,7 +145,7 @@ def system_comparisons(played: Played, judged: Judged, baseline: str, *, seed: i
     )
 
 
-def _user(row: Trajectory) -> str:
+def user_of(row: Trajectory) -> str:
     """DOMAIN/USER of DOMAIN/USER/ITEM; tasks of the release, DOMAIN/ROW, by target, which both of a user's test tasks share."""
     return row.task_id.rpartition("/")[0] if row.task_id.count("/") > 1 else f"{row.domain}/{row.target.item_id}"
 
@@ -158,7 +158,7 @@ def _compare_domain(
     if measure == "direct_win":
         systems = {name: rows for name, rows in systems.items() if judged[name] is None or judged[name]}
     values = {name: _values(measure, rows, judged[name]) for name, rows in systems.items()}
-    users = {row.task_id: _user(row) for rows in systems.values() for row in rows}
+    users = {row.task_id: user_of(row) for rows in systems.values() for row in rows}
     return compare_all(values, baseline, seed, groups=users)
 
 

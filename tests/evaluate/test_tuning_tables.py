@@ -7,7 +7,7 @@ import pytest
 
 from ecpo_utils.core.schema import Action, Confirmation, Item, Persona, Rewrite, Step, Trajectory, Turn, Verdict
 from ecpo_utils.dialogue.agents.base import SYSTEM_ERROR
-from ecpo_utils.evaluate.cases import Case, case_table, clearest_case, render_case
+from ecpo_utils.evaluate.cases import Case, case_table, clearest_case
 from ecpo_utils.evaluate.metrics import reply_words, valid_share
 from ecpo_utils.evaluate.tuning_figures import plot_curves, plot_dimensions, plot_faults, plot_rewrites
 from ecpo_utils.evaluate.tuning_tables import (
@@ -155,8 +155,7 @@ def test_cases_show_where_dialogues_part_and_who_wins():
     assert table["confirmation_gain"].tolist() == [-0.5, 0.0] and table["success_after"].tolist() == [True, False]
     leaked = case_table([Case(before, after.model_copy(update={"status": "leak"}))])
     assert leaked["success_after"].tolist() == [False]
-    assert math.isnan(table["judge"].tolist()[1]) and "part in turn 2" in render_case(cases[0])
-    assert "the same in every turn" in render_case(cases[1])
+    assert math.isnan(table["judge"].tolist()[1])
 
 
 def test_dialogues_part_where_one_of_them_goes_on():
