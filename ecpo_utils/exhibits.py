@@ -1,4 +1,4 @@
-"""Figures and tables of a run, drawn from its files alone; only 01_data asks a model and is not here. What `make figures` does."""
+"""Figures and tables of a run, drawn from its files alone, without any model. What `make figures` does."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from .evaluate import figures, reliability, tables, tuning_figures, tuning_table
 from .evaluate.case_page import case_page
 from .evaluate.cases import case_table
 from .evaluate.cra_table import Judged, backbone_win_rates, cra_table, system_comparisons
+from .evaluate.data_tables import data_table
 from .evaluate.dialogues import simulator_conduct
 from .evaluate.diversity import summarize_diversity
 from .evaluate.reasons import reason_table
@@ -22,6 +23,7 @@ from .evaluate.separation import JudgedPair, separation_table
 from .evaluate.tables import EXPERT, Played
 from .judging import EXPERT_LOG, framework_comparisons, load_damaged, load_judged, load_originals, load_reliability, rule_damaged
 from .method.training import load_history
+from .preparation import load_found_data
 from .run import Run
 from .simulation import BACKBONES, load_played, load_titles
 from .tuning import (
@@ -185,6 +187,7 @@ def _cases(run: Run) -> Drawing:
 
 
 EXHIBITS = (
+    Exhibit("01_data", lambda run: Drawing(data_table(load_found_data(run)))),
     Exhibit("02_persona_diversity", _diversity),
     Exhibit("03_simulation", _simulation),
     Exhibit("03_scores", _scores),

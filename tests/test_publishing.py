@@ -199,7 +199,7 @@ def test_answers_that_the_run_used_are_published_in_shards_and_restored(run, tmp
 
 
 def test_every_exhibit_is_one_that_a_notebook_saves():
-    """And the other way round, but for the table of the data, which needs the retriever."""
+    """And the other way round."""
     saved = set()
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         for cell in nbformat.read(path, as_version=4).cells:
@@ -208,5 +208,4 @@ def test_every_exhibit_is_one_that_a_notebook_saves():
             for node in ast.walk(ast.parse(cell.source)):
                 if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "figure":
                     saved.add(node.args[0].value)
-    assert saved - {exhibit.name for exhibit in EXHIBITS} == {"01_data"}
-    assert {exhibit.name for exhibit in EXHIBITS} <= saved
+    assert {exhibit.name for exhibit in EXHIBITS} == saved
