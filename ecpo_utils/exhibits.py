@@ -1,10 +1,10 @@
-"""Figures and tables of a run, drawn from its files alone; only 01_data asks a model and is not here. What `make figures` does."""
+"""Figures and tables of a run, drawn from its files alone, without any model. What `make figures` does."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 
@@ -12,16 +12,20 @@ from .core.artifacts import load_jsonl
 from .core.errors import ArtifactError, ParamsError, TrainingError
 from .core.schema import Domain, PersonaRecord, Rewrite, Verdict
 from .evaluate import figures, reliability, tables, tuning_figures, tuning_tables
+from .evaluate.case_page import case_page
 from .evaluate.cases import case_table
 from .evaluate.cra_table import Judged, backbone_win_rates, cra_table, system_comparisons
+from .evaluate.data_tables import data_table
 from .evaluate.dialogues import simulator_conduct
 from .evaluate.diversity import summarize_diversity
+from .evaluate.reasons import reason_table
 from .evaluate.separation import JudgedPair, separation_table
 from .evaluate.tables import EXPERT, Played
 from .judging import EXPERT_LOG, framework_comparisons, load_damaged, load_judged, load_originals, load_reliability, rule_damaged
 from .method.training import load_history
+from .preparation import load_found_data
 from .run import Run
-from .simulation import BACKBONES, load_played
+from .simulation import BACKBONES, load_played, load_titles
 from .tuning import (
     TUNED,
     cost_table,
@@ -36,12 +40,18 @@ from .tuning import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Drawing = tuple[pd.DataFrame, "Figure | None"]
+
+class Drawing(NamedTuple):
+    """A table with its figure, and with its page of Markdown, if it has them."""
+
+    table: pd.DataFrame
+    figure: Figure | None = None
+    page: str = ""
 
 
 @dataclass(frozen=True)
 class Exhibit:
-    """A table with its figure, if it has one, under the name that the notebook saves it by."""
+    """A drawing under the name that the notebook saves it by."""
 
     name: str
     draw: Callable[[Run], Drawing]
@@ -54,7 +64,7 @@ def _diversity(run: Run) -> Drawing:
         for source in ("ailo", "random")
     }
     table = tables.diversity_table(summaries, run.label)
-    return table, figures.plot_diversity(summaries, table)
+    return Drawing(table, figures.plot_diversity(summaries, table))
 
 
 def _simulated(run: Run) -> Played:
@@ -63,17 +73,17 @@ def _simulated(run: Run) -> Played:
 
 def _simulation(run: Run) -> Drawing:
     table = tables.simulation_table(_simulated(run), run.label)
-    return table, figures.plot_simulation(table)
+    return Drawing(table, figures.plot_simulation(table))
 
 
 def _scores(run: Run) -> Drawing:
     table = tables.score_table(_simulated(run))
-    return table, figures.plot_scores(table, run.label)
+    return Drawing(table, figures.plot_scores(table, run.label))
 
 
 def _separation(run: Run) -> Drawing:
     table = separation_table(load_jsonl(run.paths.separation, JudgedPair))
-    return table, figures.plot_separation(table, run.label)
+    return Drawing(table, figures.plot_separation(table, run.label))
 
 
 def _frameworks(run: Run) -> tuple[Played, Judged]:
@@ -86,13 +96,13 @@ def _frameworks(run: Run) -> tuple[Played, Judged]:
 def _cras(run: Run) -> Drawing:
     played, judged = _frameworks(run)
     table = cra_table(played, judged, run.label)
-    return table, figures.plot_cras(table, load_reliability(run, judged))
+    return Drawing(table, figures.plot_cras(table, load_reliability(run, judged)))
 
 
 def _planted(run: Run) -> Drawing:
     originals = load_originals(run)
     table = reliability.damage_table(load_damaged(run, originals), run.label, rule_damaged(run, originals))
-    return table, figures.plot_damage(table, run.label)
+    return Drawing(table, figures.plot_damage(table, run.label))
 
 
 def _released(run: Run) -> dict[str, dict[str, list[Verdict]]]:
@@ -112,12 +122,12 @@ def _curves(run: Run, adapters: Sequence[str]) -> Drawing:
         f"{name} {domain}": load_history(run.paths.adapter(domain, name))["history"] for domain in domains_to_tune(run) for name in adapters
     }
     table = tuning_tables.curve_table(histories)
-    return table, tuning_figures.plot_curves(table, run.label)
+    return Drawing(table, tuning_figures.plot_curves(table, run.label))
 
 
 def _sgpt(run: Run) -> Drawing:
     played = load_played(run, ["actcrs_base", "actcrs_base_zero_shot", "actcrs_sgpt"], domains_to_tune(run), "06_sgpt")
-    return tuning_tables.tuned_table(played, {}, run.label), None
+    return Drawing(tuning_tables.tuned_table(played, {}, run.label))
 
 
 def _confirmed(run: Run) -> Played:
@@ -126,12 +136,16 @@ def _confirmed(run: Run) -> Played:
 
 def _tuned_scores(run: Run) -> Drawing:
     table = tables.score_table(_confirmed(run))
-    return table, figures.plot_scores(table, run.label)
+    return Drawing(table, figures.plot_scores(table, run.label))
 
 
 def _faults(run: Run) -> Drawing:
     table = tuning_tables.fault_table(_confirmed(run), run.label)
-    return table, tuning_figures.plot_faults(table, run.label)
+    return Drawing(table, tuning_figures.plot_faults(table, run.label))
+
+
+def _reasons(run: Run) -> Drawing:
+    return Drawing(reason_table(_confirmed(run), run.label))
 
 
 def _rewrites(run: Run) -> dict[Domain, list[Rewrite]]:
@@ -139,13 +153,13 @@ def _rewrites(run: Run) -> dict[Domain, list[Rewrite]]:
 
 
 def _rewriting(run: Run) -> Drawing:
-    return tuning_tables.rewrite_table(_rewrites(run), run.label), None
+    return Drawing(tuning_tables.rewrite_table(_rewrites(run), run.label))
 
 
 def _rewritten(run: Run) -> Drawing:
     rewrites = _rewrites(run)
     table = tuning_tables.rewrite_verdicts(load_judged_rewrites(run, _confirmed(run), rewrites), rewrites, run.label)
-    return table, tuning_figures.plot_rewrites(table)
+    return Drawing(table, tuning_figures.plot_rewrites(table))
 
 
 def _main(run: Run) -> tuple[Played, Judged]:
@@ -156,43 +170,52 @@ def _main(run: Run) -> tuple[Played, Judged]:
 def _main_results(run: Run) -> Drawing:
     played, judged = _main(run)
     table = tuning_tables.tuned_table(played, judged, run.label)
-    return table, figures.plot_cras(table, load_reliability(run, judged))
+    return Drawing(table, figures.plot_cras(table, load_reliability(run, judged)))
 
 
 def _dimensions(run: Run) -> Drawing:
     _, judged = _main(run)
     table = tuning_tables.dimension_table(judged, run.label)
-    return table, tuning_figures.plot_dimensions(table, load_reliability(run, judged))
+    return Drawing(table, tuning_figures.plot_dimensions(table, load_reliability(run, judged)))
+
+
+def _cases(run: Run) -> Drawing:
+    cases = load_cases(run)
+    table = case_table(cases)
+    titles = load_titles(run, (row for case in cases for row in (case.before, case.after)))
+    return Drawing(table, page=case_page(cases, table, titles))
 
 
 EXHIBITS = (
+    Exhibit("01_data", lambda run: Drawing(data_table(load_found_data(run)))),
     Exhibit("02_persona_diversity", _diversity),
     Exhibit("03_simulation", _simulation),
     Exhibit("03_scores", _scores),
     Exhibit("03_separation", _separation),
-    Exhibit("03_conduct", lambda run: (simulator_conduct(_simulated(run)), None)),
+    Exhibit("03_conduct", lambda run: Drawing(simulator_conduct(_simulated(run)))),
     Exhibit("04_prompt_based_cras", _cras),
-    Exhibit("04_comparisons", lambda run: (system_comparisons(*_frameworks(run), EXPERT, seed=run.params.seed), None)),
-    Exhibit("04_backbones", lambda run: (backbone_win_rates(_frameworks(run)[1]), None)),
+    Exhibit("04_comparisons", lambda run: Drawing(system_comparisons(*_frameworks(run), EXPERT, seed=run.params.seed))),
+    Exhibit("04_backbones", lambda run: Drawing(backbone_win_rates(_frameworks(run)[1]))),
     Exhibit("05_planted_flaws", _planted),
-    Exhibit("05_released_logs", lambda run: (reliability.released_table(_released(run), run.label), None)),
+    Exhibit("05_released_logs", lambda run: Drawing(reliability.released_table(_released(run), run.label))),
     Exhibit(
         "05_rank_correlation",
-        lambda run: (reliability.correlation_table(reliability.released_correlations(_released(run)), run.label), None),
+        lambda run: Drawing(reliability.correlation_table(reliability.released_correlations(_released(run)), run.label)),
     ),
     Exhibit("06_sgpt_curves", lambda run: _curves(run, ["sgpt"])),
     Exhibit("06_sgpt", _sgpt),
     Exhibit("07_scores", _tuned_scores),
     Exhibit("07_faults", _faults),
+    Exhibit("07_reasons", _reasons),
     Exhibit("08_rewriting", _rewriting),
     Exhibit("08_rewritten", _rewritten),
     Exhibit("09_preference_curves", lambda run: _curves(run, [TUNED[name] for name in tuned_systems(run.params) if TUNED[name] != "sgpt"])),
-    Exhibit("09_divergence", lambda run: (load_divergence(run), None)),
+    Exhibit("09_divergence", lambda run: Drawing(load_divergence(run))),
     Exhibit("10_main_results", _main_results),
     Exhibit("10_dimensions", _dimensions),
-    Exhibit("10_comparisons", lambda run: (system_comparisons(*_main(run), "actcrs_sgpt", seed=run.params.seed), None)),
-    Exhibit("10_costs", lambda run: (cost_table(run), None)),
-    Exhibit("11_case_studies", lambda run: (case_table(load_cases(run)), None)),
+    Exhibit("10_comparisons", lambda run: Drawing(system_comparisons(*_main(run), "actcrs_sgpt", seed=run.params.seed))),
+    Exhibit("10_costs", lambda run: Drawing(cost_table(run))),
+    Exhibit("11_case_studies", _cases),
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
+from collections.abc import Mapping
 from pathlib import Path
 
 from .core.artifacts import load_jsonl, load_resumable, write_jsonl
@@ -18,6 +19,7 @@ from .data.summaries import request_summary, with_summary
 from .data.tasks import build_tasks, sample_splits, split_tasks
 from .dialogue.agents.base import NOUNS
 from .dialogue.retrieval import Embedder, ItemDatabase, build_database, is_current, load_database
+from .evaluate.data_tables import DomainData
 from .llm.client import ChatClient
 from .run import Run
 
@@ -60,6 +62,17 @@ def load_items(run: Run, domain: Domain) -> dict[str, Item]:
             items |= {s.item_id: with_summary(items[s.item_id], s.summary) for s in summaries if s.item_id in items}
         return items
     return {task.target.item_id: task.target for split in ("train", "test") for task in _released(run, domain, split)}
+
+
+def save_data(run: Run, found: Mapping[Domain, DomainData]) -> None:
+    """Write each domain's `data.jsonl`."""
+    for domain, data in found.items():
+        write_jsonl(run.paths.data(domain), [data])
+
+
+def load_found_data(run: Run) -> dict[Domain, DomainData]:
+    """What `save_data` wrote."""
+    return {domain: load_jsonl(run.need(run.paths.data(domain), "01_environment"), DomainData)[0] for domain in run.domains}
 
 
 def _wants_summaries(run: Run) -> bool:

@@ -117,7 +117,7 @@ def draw_published(profile: str) -> list[str]:
         _unpack(source, paths)
         drawn, missing = draw_exhibits(Run("figures", params, paths))
         missing = {name: reason.replace(str(paths.run), str(source.relative_to(root))) for name, reason in missing.items()}
-        for name, (table, figure) in drawn.items():
+        for name, drawing in drawn.items():
             stem = root / "figures" / name
             rows = add_suffix(stem, ".csv")
             before = rows.read_text(encoding="utf-8") if rows.is_file() else None
@@ -126,7 +126,7 @@ def draw_published(profile: str) -> list[str]:
                 missing[name] = f"notebook {name[:2]} had not come to its end when this was published"
                 continue
             title = provenance.pop("title", name)
-            save_exhibit(stem, table, provenance, title=title, figure=figure)
+            save_exhibit(stem, drawing.table, provenance, title=title, figure=drawing.figure, page=drawing.page)
             same = before == rows.read_text(encoding="utf-8")
             lines.append(f"{name}: {'the same numbers' if same else 'new' if before is None else 'other numbers than before'}")
     return [*lines, *(f"{name}: not drawn, {reason}" for name, reason in missing.items())]

@@ -19,7 +19,7 @@ from .workflow import NEEDS
 
 _STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1080px;margin:2em auto;padding:0 1em;color:#222}
 table{border-collapse:collapse;font-size:13px;margin:1em 0}td,th{border:1px solid #ccc;padding:3px 8px;text-align:left}
-img{max-width:100%}code{background:#f4f4f4;padding:1px 4px}small{color:#666}"""
+img{max-width:100%}pre{white-space:pre-wrap}code{background:#f4f4f4;padding:1px 4px}small{color:#666}"""
 _MAX_ROWS = 100  # of a table; training curves have many more
 
 
@@ -52,7 +52,7 @@ def write_report(profile: str) -> list[str]:
     relative = [path.relative_to(root) for path in (report, paths.run / "figures", paths.run / "notebooks", paths.run)]
     return [
         f"report     {relative[0]}",
-        f"figures    {relative[1]}/ (PNG, PDF, CSV, provenance)",
+        f"figures    {relative[1]}/ (PNG, PDF, CSV, MD, provenance)",
         f"notebooks  {relative[2]}/ (executed copies)",
         f"data       {relative[3]}/DOMAIN/ (items, personas, tasks, trajectories), {relative[3]}/calls.jsonl",
     ]
@@ -81,6 +81,8 @@ def _exhibit(stem: Path) -> str:
         shown = frame.head(_MAX_ROWS).to_html(index=False, float_format="{:.3f}".format, na_rep="")
         rest = f"<p>The first {_MAX_ROWS} of {len(frame)} rows; all are in the file named below.</p>" if len(frame) > _MAX_ROWS else ""
         parts.append("<p>Nothing to show in this run.</p>" if frame.empty else shown + rest)
+    if (page := add_suffix(stem, ".md")).is_file():
+        parts.append(f"<pre>{html.escape(page.read_text())}</pre>")
     parts.append(
         f"<small>From notebook {provenance['notebook']}, profile {provenance['profile']}, seed {provenance['seed']}, "
         f"commit {provenance['commit'][:10]}; data <code>figures/{stem.name}.csv</code></small>"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from .core.artifacts import load_jsonl, write_jsonl
 from .core.errors import ArtifactError
-from .core.schema import Domain, Role, Task, Trajectory
+from .core.records import RecordFile
+from .core.schema import Domain, Item, Role, Task, Trajectory
 from .dialogue.agents import find_framework
 from .dialogue.confirmation import Confirmer
 from .dialogue.retrieval import Embedder
@@ -145,6 +146,20 @@ def load_played(
         tasks = load_jsonl(run.need(run.paths.tasks(domain, split), "02_persona_diversity"), Task)[: number or None]
         found[domain] = {name: _rows_of(tasks, path, notebook) for name, path in paths.items()}
     return found
+
+
+def load_titles(run: Run, rows: Iterable[Trajectory]) -> dict[str, str]:
+    """Titles of all that was retrieved in some dialogues, by item id.
+
+    Raises:
+        ArtifactError: If the items of a domain are missing.
+    """
+    found: dict[Domain, set[str]] = {}
+    for row in rows:
+        retrieved = (step.retrieval.item_ids for turn in row.turns for step in turn.steps if step.retrieval)
+        found.setdefault(row.domain, set()).update(*retrieved)
+    paths = {domain: run.need(run.paths.items(domain), "01_environment") for domain in found}
+    return {item.item_id: item.title for domain, ids in found.items() for item in RecordFile(paths[domain], Item) if item.item_id in ids}
 
 
 def _rows_of(tasks: Sequence[Task], path: Path, notebook: str) -> list[Trajectory]:

@@ -71,6 +71,10 @@ class RunPaths:
     def items(self, domain: str) -> Path:
         return self.domain(domain) / "items.jsonl"
 
+    def data(self, domain: str) -> Path:
+        """What notebook 01 counted and probed."""
+        return self.domain(domain) / "data.jsonl"
+
     def index(self, domain: str) -> Path:
         return self.domain(domain) / "items.faiss"
 

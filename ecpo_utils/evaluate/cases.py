@@ -1,4 +1,4 @@
-"""Two agents on the same task, side by side: where they part and what became of it. Paper: section C.3, Figures 8 and 9."""
+"""Two agents on the same task: where they part, in the same state or not, and what became of it. Paper: section C.3, Figures 8 and 9."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from itertools import zip_longest
 import pandas as pd
 
 from ..core.schema import Trajectory, Verdict
-from .dialogues import render_dialogue
+from .comparison import paired_difference
+from .cra_table import user_of
 from .metrics import mean_score
 from .win_rates import EVEN, group_pairs, preference
 
@@ -34,6 +35,14 @@ class Case:
         replies = ([turn.reply for turn in row.turns] for row in (self.before, self.after))
         return next((number for number, (one, other) in enumerate(zip_longest(*replies), 1) if one != other), None)
 
+    def in_same_state(self, number: int) -> bool:
+        """Whether both dialogues have a turn of this number, from 1, and hold the same messages before the agent's reply in it."""
+        if number > min(len(self.before.turns), len(self.after.turns)):
+            return False
+        one, other = (row.turns[:number] for row in (self.before, self.after))
+        asked = [turn.user_message for turn in one] == [turn.user_message for turn in other]
+        return asked and [turn.reply for turn in one[:-1]] == [turn.reply for turn in other[:-1]]
+
     @property
     def judgement(self) -> float | None:
         """From 1, the judge prefers `after`, to -1, with 0 for a tie; None where there is no verdict."""
@@ -43,7 +52,11 @@ class Case:
 
 
 def case_table(cases: Sequence[Case]) -> pd.DataFrame:
-    """One row per case, in their order: success, mean confirmation 0-5, the judge's preference, the turn (from 1) in which they part."""
+    """One row per case, in their order: success, mean confirmation 0-5, the judge's preference, the turn (from 1) in which they part.
+
+    `same_state` says whether both had read the same messages there; if so, `score_before` and `score_after` are what the user
+    gave to these two replies, 0-5: what the tuning changed, with nothing before it that differs.
+    """
     rows = []
     for case in cases:
         before, after = (mean_score(row, "satisfaction") for row in (case.before, case.after))
@@ -59,9 +72,18 @@ def case_table(cases: Sequence[Case]) -> pd.DataFrame:
                 "confirmation_gain": None if before is None or after is None else after - before,
                 "judge": case.judgement,
                 "first_difference": case.first_difference,
+                **_parting(case),
             }
         )
-    return pd.DataFrame(rows).astype({"judge": float, "confirmation_gain": float, "first_difference": "Int64"})
+    whole = dict.fromkeys(("first_difference", "score_before", "score_after"), "Int64")
+    return pd.DataFrame(rows).astype({"judge": float, "confirmation_gain": float, "same_state": "boolean", **whole})
+
+
+def _parting(case: Case) -> dict[str, bool | int | None]:
+    number = case.first_difference
+    same = None if number is None else case.in_same_state(number)
+    before, after = (row.turns[number - 1].satisfaction if same else None for row in (case.before, case.after))
+    return {"same_state": same, "score_before": before, "score_after": after}
 
 
 def clearest_case(table: pd.DataFrame, *, gain: bool) -> int | None:
@@ -71,8 +93,22 @@ def clearest_case(table: pd.DataFrame, *, gain: bool) -> int | None:
     return ranked.index[0] if len(ranked) else None
 
 
-def render_case(case: Case) -> str:
-    """Both dialogues as text, one after the other, with the turn at which they part."""
-    part = case.first_difference
-    between = "the replies are the same in every turn" if part is None else f"the replies part in turn {part}"
-    return f"BEFORE\n{render_dialogue(case.before)}\n\nAFTER ({between})\n{render_dialogue(case.after)}"
+def clearest_reply(table: pd.DataFrame) -> int | None:
+    """Row of `case_table` whose reply, in the same state, gained most in the user's score, then by the judge; None if none gained."""
+    gains = (table["score_after"] - table["score_before"]).astype(float)
+    ranked = table.assign(gain=gains)[gains > 0].sort_values(["gain", "judge"], ascending=False)
+    return ranked.index[0] if len(ranked) else None
+
+
+def describe_changes(cases: Sequence[Case]) -> str:
+    """How the user scored the replies that the tuning changed in the same state: a sentence, its interval over users."""
+    changed = [(case, _parting(case)) for case in cases if case.first_difference and case.in_same_state(case.first_difference)]
+    sentence = f"In {len(changed)} of {len(cases)} tasks the first reply that differs was written in the same state"
+    before, after = ({case.before.task_id: parting[side] for case, parting in changed} for side in ("score_before", "score_after"))
+    if all(None in scores for scores in zip(before.values(), after.values(), strict=True)):
+        return f"{sentence}; of none are both replies scored."
+    paired = paired_difference(after, before, groups={case.before.task_id: user_of(case.before) for case, _ in changed})
+    return (
+        f"{sentence}: the user gave {paired.second.value:.2f} of 5 to those before and {paired.first.value:.2f} to those after, "
+        f"a difference of {paired.difference.text()}, more in {paired.num_higher} and less in {paired.num_lower}."
+    )

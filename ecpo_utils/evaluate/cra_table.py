@@ -10,7 +10,7 @@ import pandas as pd
 
 from ..core.schema import Domain, Trajectory, Verdict
 from .comparison import Comparison, PairedDifference, Values, compare_all, holm, tasks_needed
-from .metrics import AGENT_ROLES, mean_score, summarize, valid_share
+from .metrics import AGENT_ROLES, mean_score, reply_words, summarize, valid_share
 from .paper import paper_results
 from .statistics import Rate, average, mean
 from .tables import EXPERT, Played, comparison_table, rate_columns
@@ -18,12 +18,13 @@ from .win_rates import WinRate, outcomes, win_rate
 
 Verdicts = Mapping[tuple[str, str], Sequence[Verdict]]
 Judged = Mapping[Domain, Verdicts]
-Measure = Literal["success", "recall", "confirmation", "valid_actions", "win", "direct_win"]
+Measure = Literal["success", "recall", "confirmation", "valid_actions", "reply_words", "win", "direct_win"]
 VALUE_OF: dict[Measure, Callable[[Trajectory], float | None]] = {  # of a dialogue by itself, with nobody's verdict
     "success": lambda row: float(row.is_success),
     "recall": lambda row: float(row.is_recalled),
     "confirmation": lambda row: mean_score(row, "satisfaction"),
     "valid_actions": valid_share,
+    "reply_words": reply_words,
 }
 ORDERS = {"chatrec": "O(N)", "react": "O(M+2N)", "macrs": "O(M+4N)", "actcrs": "O(M+N)"}  # the paper's, per dialogue
 
@@ -120,9 +121,9 @@ def system_comparisons(played: Played, judged: Judged, baseline: str, *, seed: i
     """Every system against the baseline on the same tasks, per measure and domain: paired interval and sign-flip test over users.
 
     Each measure is one family of Holm's adjustment, over all its domains. "confirmation" is a dialogue's mean satisfaction, 0 to 5,
-    "valid_actions" the share of actions that could be read, which ChatRec and MACRS lack (unscored). A "win" is over
-    `EXPERT`, a "direct_win" over the baseline, where that is another one and was judged against; whoever is won over has the value 0.5
-    on every task.
+    "valid_actions" the share of actions that could be read, which ChatRec and MACRS lack (unscored), "reply_words" the mean number of
+    words of its replies. A "win" is over `EXPERT`, a "direct_win" over the baseline, where that is another one and was judged against;
+    whoever is won over has the value 0.5 on every task.
 
     Args:
         played: Trajectories by domain and system.
@@ -151,7 +152,7 @@ def system_comparisons(played: Played, judged: Judged, baseline: str, *, seed: i
     )
 
 
-def _user(row: Trajectory) -> str:
+def user_of(row: Trajectory) -> str:
     """DOMAIN/USER of DOMAIN/USER/ITEM; tasks of the release, DOMAIN/ROW, by target, which both of a user's test tasks share."""
     return row.task_id.rpartition("/")[0] if row.task_id.count("/") > 1 else f"{row.domain}/{row.target.item_id}"
 
@@ -164,7 +165,7 @@ def _compare_domain(
     if measure == "direct_win":
         systems = {name: rows for name, rows in systems.items() if judged[name] is None or judged[name]}
     values = {name: _values(measure, rows, judged[name]) for name, rows in systems.items()}
-    users = {row.task_id: _user(row) for rows in systems.values() for row in rows}
+    users = {row.task_id: user_of(row) for rows in systems.values() for row in rows}
     return compare_all(values, baseline, seed, groups=users)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
-from ..core.schema import Action, Step, Trajectory, Turn
+from ..core.schema import Action, Confirmation, Step, Trajectory, Turn
 from ..dialogue.agents.actions import render_action
 from .statistics import Rate, average, mean, proportion
 from .tables import Played, rate_columns
@@ -48,10 +48,20 @@ def _turn_lines(row: Trajectory, turn: Turn) -> list[str]:
     lines += [f"         {line}" for step in turn.steps for line in _with_hit(row, step)]
     if turn.reply is not None:
         lines.append(f"AGENT  {turn.reply}")
-    if (ec := turn.confirmation) is not None:
-        scores = f"flexibility {ec.flexibility}/2, coherence {ec.coherence}/2, guidance {ec.guidance}/1"
-        lines.append(f"         EC {ec.satisfaction}/5 ({scores}) {ec.reason}" if ec.error is None else f"         EC unscored: {ec.error}")
+    if turn.confirmation is not None:
+        lines.append(f"         {confirmation_line(turn.confirmation)}")
     return lines
+
+
+def confirmation_line(ec: Confirmation) -> str:
+    """Scores and reason of a confirmation, or why it has none."""
+    scores = f"flexibility {ec.flexibility}/2, coherence {ec.coherence}/2, guidance {ec.guidance}/1"
+    return f"EC {ec.satisfaction}/5 ({scores}) {ec.reason}" if ec.error is None else f"EC unscored: {ec.error}"
+
+
+def reached_when(row: Trajectory) -> str:
+    """When the agent recommended the target: "never", or in which turn, from 1."""
+    return "never" if row.recommended_at is None else f"in turn {row.recommended_at + 1}"
 
 
 def render_dialogue(row: Trajectory) -> str:
@@ -65,8 +75,7 @@ def render_dialogue(row: Trajectory) -> str:
     ]
     for turn in row.turns:
         lines += _turn_lines(row, turn)
-    reached = "never" if row.recommended_at is None else f"in turn {row.recommended_at + 1}"
-    lines += ["", f"status {row.status}{': ' + row.error if row.error else ''}; target recommended {reached}"]
+    lines += ["", f"status {row.status}{': ' + row.error if row.error else ''}; target recommended {reached_when(row)}"]
     return "\n".join(lines)
 
 

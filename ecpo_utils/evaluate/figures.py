@@ -232,9 +232,9 @@ def plot_damage(table: pd.DataFrame, profile: str) -> Figure:
 
 
 def save_exhibit(
-    stem: Path, table: pd.DataFrame, provenance: Mapping[str, object], *, title: str, figure: Figure | None = None
+    stem: Path, table: pd.DataFrame, provenance: Mapping[str, object], *, title: str, figure: Figure | None = None, page: str = ""
 ) -> list[Path]:
-    """Write STEM.csv, STEM.json and, of a figure, STEM.png and STEM.pdf.
+    """Write STEM.csv, STEM.json and, of a figure, STEM.png and STEM.pdf, of a page of Markdown STEM.md.
 
     Raises:
         ArtifactError: If a file cannot be written.
@@ -243,6 +243,8 @@ def save_exhibit(
         write_text(add_suffix(stem, ".csv"), table.to_csv(index=False)),
         write_json(add_suffix(stem, ".json"), {"title": title, **provenance}),
     ]
+    if page:
+        written.append(write_text(add_suffix(stem, ".md"), page))
     for suffix in (".png", ".pdf") if figure is not None else ():
         buffer = io.BytesIO()
         figure.savefig(buffer, format=suffix[1:], dpi=150, metadata={"CreationDate": None} if suffix == ".pdf" else None)

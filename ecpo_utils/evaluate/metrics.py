@@ -112,6 +112,11 @@ def valid_share(trajectory: Trajectory) -> float | None:
     return average(step.attempts == 1 and not step.is_unusable and step.action.argument != SYSTEM_ERROR for step in steps)
 
 
+def reply_words(trajectory: Trajectory) -> float | None:
+    """Mean number of words of an agent's replies; None without replies."""
+    return average(len(turn.reply.split()) for turn in trajectory.turns if turn.reply)
+
+
 def _tokens(trajectory: Trajectory, role: str) -> int:
     usage = trajectory.usage.get(role)
     return usage.prompt_tokens + usage.completion_tokens if usage else 0

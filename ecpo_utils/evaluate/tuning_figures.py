@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -55,7 +56,9 @@ def plot_rewrites(table: pd.DataFrame) -> Figure:
         axis.barh(range(len(table)), table[name].astype(float), left=left, color=colour, label=name)
         left += table[name].astype(float).fillna(0)
     labels = [f"{row.evaluator}, {row.domain}" + (f" (n={row.n:.0f})" if pd.notna(row.n) else "") for row in table.itertuples()]
+    labels = [textwrap.fill(label, 28) for label in labels]  # the bars keep most of the width
     axis.set(yticks=range(len(table)), yticklabels=labels, xlim=(0, 1.05), xlabel="share of pairs")
+    axis.tick_params(axis="y", labelsize=8)
     axis.invert_yaxis()
     figure.legend(*axis.get_legend_handles_labels(), fontsize=7, frameon=False, loc="outside upper center", ncols=3)
     mark_profile(figure, table["profile"].iloc[0])

@@ -13,9 +13,9 @@ from ..dialogue.agents.actions import parse_action
 from ..dialogue.agents.base import is_system_error
 from .cra_table import Judged, cra_table
 from .judges import DIMENSIONS
-from .metrics import valid_share
+from .metrics import reply_words, valid_share
 from .paper import paper_results
-from .statistics import Rate, average, mean, proportion
+from .statistics import average, mean, proportion
 from .tables import EXPERT, Played, outcome_cells, rate_cell, rate_columns, win_cells
 from .win_rates import win_rate, win_shares
 
@@ -23,16 +23,11 @@ FAULTS = ("system error", "repeats itself", "misses the message", "out of contex
 TRAINING_CURVES = ("loss", "eval_loss", "rewards/margins", "rewards/accuracies", "eval_rewards/margins", "eval_rewards/accuracies")
 
 
-def reply_words(rows: Sequence[Trajectory]) -> Rate:
-    """Mean over dialogues of the mean number of words of a reply."""
-    return mean(average(len(turn.reply.split()) for turn in row.turns if turn.reply) for row in rows)
-
-
 def tuned_table(played: Played, judged: Judged, profile: str) -> pd.DataFrame:
     """`cra_table` with the share of valid actions and the length of replies. Paper: Table 1, lower half."""
     table = cra_table(played, judged, profile)
     extra = [
-        rate_columns("valid_actions", mean(map(valid_share, rows))) | rate_columns("reply_words", reply_words(rows))
+        rate_columns("valid_actions", mean(map(valid_share, rows))) | rate_columns("reply_words", mean(map(reply_words, rows)))
         for systems in played.values()
         for rows in systems.values()
     ]

@@ -104,7 +104,7 @@ def test_wins_and_recall_are_compared_like_success_the_yardstick_wins_half(playe
     assert (win["higher"], win["lower"], win["unscored"]) == (1, 3, 0)
     assert win["p_value"] == pytest.approx(0.625)  # of four users three lose: 2 (1 + 4) / 2^4
     assert rows.loc[("recall", "chatrec_base"), "difference"] == 0
-    assert set(rows.index.get_level_values("measure")) == {"success", "recall", "confirmation", "valid_actions", "win"}
+    assert set(rows.index.get_level_values("measure")) == {"success", "recall", "confirmation", "valid_actions", "reply_words", "win"}
 
 
 def test_wins_over_the_baseline_itself_where_another_one_than_the_expert_was_judged_against(played, judged):
@@ -132,6 +132,18 @@ def test_confirmation_and_valid_actions_are_compared_too_and_left_out_where_a_di
     assert score[["higher", "lower", "unscored"]].tolist() == [1, 2, 1] and score["difference"] == pytest.approx((1 - 1 - 1) / 3)
     assert valid[["higher", "lower", "unscored"]].tolist() == [0, 1, 0] and valid["difference"] == -0.125
     assert rows.loc[("valid_actions", "chatrec_expert"), "unscored"] == 4  # no actions: nothing to be valid
+
+
+def test_lengths_of_replies_are_compared_and_change_no_p_value_of_another_measure(played, judged):
+    before = system_comparisons(played, judged, "actcrs_expert", seed=0)
+    base = played["book"]["chatrec_base"]
+    for row in base[:3]:
+        row.turns[0].reply = "Read it, if you please."  # 5 words and 2: 3.5 a reply, against 2
+    base[3].turns = []  # failed before its first reply
+    rows = system_comparisons(played, judged, "actcrs_expert", seed=0)
+    words = rows.set_index(["measure", "system"]).loc[("reply_words", "chatrec_base")]
+    assert words[["difference", "difference_n", "higher", "lower", "unscored", "p_value"]].tolist() == [1.5, 3, 3, 0, 1, 0.25]
+    pd.testing.assert_frame_equal(rows[rows["measure"] != "reply_words"], before[before["measure"] != "reply_words"])
 
 
 def test_tasks_needed_by_the_measured_split(played, judged):

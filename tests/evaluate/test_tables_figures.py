@@ -255,6 +255,15 @@ def test_a_table_alone_is_csv_and_json(run, table):
     assert sorted(path.suffix for path in written) == [".csv", ".json"]
 
 
+def test_a_page_is_saved_beside_its_table_and_stands_in_the_report(checkout, run, table):
+    written = save_exhibit(run.paths.figure("11_case_studies"), table, run.provenance(), title="Cases", page="# Cases <of> é\n")
+    assert sorted(path.suffix for path in written) == [".csv", ".json", ".md"]
+    assert written[-1].read_text(encoding="utf-8") == "# Cases <of> é\n"
+    run.finish()
+    write_report("quick")
+    assert "<pre># Cases &lt;of&gt; é" in (checkout / "runs" / "quick" / "report.html").read_text()
+
+
 def test_an_exhibit_that_cannot_be_written_names_the_file(tmp_path, table):
     (tmp_path / "figures").write_text("a file where the folder should be")
     with pytest.raises(ArtifactError, match="cannot write .*figures/x.csv"):

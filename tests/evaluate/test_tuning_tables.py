@@ -7,8 +7,8 @@ import pytest
 
 from ecpo_utils.core.schema import Action, Confirmation, Item, Persona, Rewrite, Step, Trajectory, Turn, Verdict
 from ecpo_utils.dialogue.agents.base import SYSTEM_ERROR
-from ecpo_utils.evaluate.cases import Case, case_table, clearest_case, render_case
-from ecpo_utils.evaluate.metrics import valid_share
+from ecpo_utils.evaluate.cases import Case, case_table, clearest_case
+from ecpo_utils.evaluate.metrics import reply_words, valid_share
 from ecpo_utils.evaluate.tuning_figures import plot_curves, plot_dimensions, plot_faults, plot_rewrites
 from ecpo_utils.evaluate.tuning_tables import (
     curve_table,
@@ -16,7 +16,6 @@ from ecpo_utils.evaluate.tuning_tables import (
     fault_table,
     faults_of,
     lowest_scored,
-    reply_words,
     rewrite_table,
     rewrite_verdicts,
     short_tuned_table,
@@ -59,8 +58,9 @@ def test_an_action_counts_as_valid_if_it_was_read_at_the_first_attempt():
     assert [valid_share(row) for row in rows] == [0.5, 0.0, None]
 
 
-def test_reply_words_is_a_mean_over_dialogues():
-    assert reply_words([dialogue(0, turn(0, "One two."), turn(1, "One two three four.")), dialogue(1, turn(0, "One."))]).value == 2.0
+def test_reply_words_is_a_mean_over_the_replies_that_there_are():
+    assert reply_words(dialogue(0, turn(0, "One two."), turn(1, "One two three four."), turn(2, None))) == 3.0
+    assert reply_words(dialogue(1)) is None
 
 
 def test_faults_of_a_reply_by_hand():
@@ -105,6 +105,14 @@ def test_table5_has_our_shares_above_the_papers():
     assert len(plot_rewrites(table).axes) == 1
 
 
+def test_long_labels_of_judged_rewrites_leave_the_bars_most_of_the_width():
+    records = [rewrite(task, score_after=5) for task in range(120)]
+    verdicts = [verdict(task, "rewritten", "original", 0.9) for task in range(30)]
+    figure = plot_rewrites(rewrite_verdicts({"book": verdicts}, {"book": records}, "cpu"))
+    figure.draw_without_rendering()
+    assert figure.axes[0].get_position().width > 0.6
+
+
 def test_curves_keep_step_quantity_and_value():
     history = [{"step": 0, "eval_loss": 2.0}, {"step": 1, "loss": 1.5, "learning_rate": 0.1}, {"step": 2, "loss": 1.0},
                {"step": 2, "epoch": 0.4, "eval_loss": 1.7}]  # fmt: skip (a training that was resumed is evaluated at once)
@@ -147,8 +155,7 @@ def test_cases_show_where_dialogues_part_and_who_wins():
     assert table["confirmation_gain"].tolist() == [-0.5, 0.0] and table["success_after"].tolist() == [True, False]
     leaked = case_table([Case(before, after.model_copy(update={"status": "leak"}))])
     assert leaked["success_after"].tolist() == [False]
-    assert math.isnan(table["judge"].tolist()[1]) and "part in turn 2" in render_case(cases[0])
-    assert "the same in every turn" in render_case(cases[1])
+    assert math.isnan(table["judge"].tolist()[1])
 
 
 def test_dialogues_part_where_one_of_them_goes_on():
