@@ -69,7 +69,7 @@ def load_adapter(model: PreTrainedModel, name: str, adapter: Path, *, trainable:
         trainable: Whether training goes on.
 
     Raises:
-        ModelError: If there is no adapter, or it belongs to other weights.
+        ModelError: If there is no adapter, or it is broken or of another model.
         TrainingError: If it does not fit the backbone.
     """
     from peft import PeftModel

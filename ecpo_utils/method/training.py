@@ -20,8 +20,8 @@ from ..core.artifacts import digest, write_json, writing
 from ..core.errors import TrainingError
 from ..core.params import Params
 from ..core.schema import Message, PreferencePair, SFTExample
-from ..llm.lora import CARD
-from ..llm.models import fetch_model, weights_hashes
+from ..llm.lora import CARD, PEFT_FILES, check_adapter
+from ..llm.models import fetch_model, find_model, weights_hashes
 from .backbone import add_adapter, free_memory, load_adapter, load_backbone, trim_heap
 from .cards import write_card
 from .sequences import TokenizedDialogue, completion_of, join_examples, search_mask, tokens
@@ -39,7 +39,6 @@ DPO_ONLY = ("dpo_learning_rate", "dpo_beta", "dpo_sft_weight")  # the other dpo_
 BATCH = ("per_device_train_batch_size", "gradient_accumulation_steps")  # rows of a step, once they are multiplied
 SAVE_STEPS = 10  # on two cores a step of DPO takes most of a minute
 STEP_SECONDS = "step_seconds"  # key of a log line
-PEFT_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
 @dataclass(frozen=True)
@@ -67,10 +66,10 @@ def train_adapter(method: Method, params: Params, rows: TrainingSet, target: Pat
         start: Adapter to begin with.
 
     Raises:
-        TrainingError: If there is no row or only one pair, if a row is longer than the context, if the chat template changes a
-            prompt to which a reply is added, if `start` does not fit the backbone, if the loss is no number, or if a checkpoint
-            holds more than numbers; says what to change.
-        ModelError: If the backbone's weights cannot be had.
+        TrainingError: If there is no row or only one pair, if a row is longer than `*_max_length` or the model's context, if the chat
+            template changes a prompt to which a reply is added, if `start` does not fit the backbone, if the loss is no number, or if a
+            checkpoint holds more than numbers; says what to change.
+        ModelError: If the backbone's weights cannot be had, or `start` or a checkpoint is broken or of another model.
     """
     _check_rows(method, rows)
     fetch_model(params.cra.model)  # before its hashes are asked for: on a cluster each notebook may run on another machine
@@ -85,6 +84,8 @@ def train_adapter(method: Method, params: Params, rows: TrainingSet, target: Pat
     work = target.with_name(f".{target.name}.{facts['digest']}")
     with writing(work):
         work.mkdir(parents=True, exist_ok=True)
+    if checkpoint := last_checkpoint(work):
+        check_adapter(params.cra.model, Path(checkpoint), remedy=f"remove {work} to train anew")
     model, tokenizer = load_backbone(params.cra.model)
     if method == "sft":
         rows = TrainingSet(join_examples(rows.train, tokenizer), join_examples(rows.validation, tokenizer))
@@ -92,7 +93,6 @@ def train_adapter(method: Method, params: Params, rows: TrainingSet, target: Pat
     model = load_adapter(model, params.cra.model, start) if start else add_adapter(model, params)
     with _answers_only(), _nothing_asked():
         trainer = _trainer(method, params, model, tokenizer, rows, work)
-        checkpoint = last_checkpoint(work)
         if checkpoint:
             logger.info("%s: goes on from %s", target.name, Path(checkpoint).name)
         go_on(trainer, checkpoint, work)
@@ -156,12 +156,17 @@ def load_history(adapter: Path) -> dict:
     """What `training.json` beside an adapter says: data, parameters, curves ("history"), seconds, tokens per second.
 
     Raises:
-        TrainingError: If there is none.
+        TrainingError: If there is none, or it is broken.
     """
     try:
-        return json.loads((adapter / CARD).read_text(encoding="utf-8"))
+        history = json.loads((adapter / CARD).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise TrainingError(f"{adapter / CARD} is missing; train the adapter first") from None
+    except (ValueError, RecursionError) as error:
+        raise TrainingError(f"{adapter / CARD} is broken ({error}); remove {adapter} to train it anew") from None
+    if not isinstance(history, dict) or "digest" not in history:
+        raise TrainingError(f"{adapter / CARD} is broken (no digest); remove {adapter} to train it anew")
+    return history
 
 
 def preference_rows(method: Method, pairs: Sequence[PreferencePair], tokenizer: PreTrainedTokenizerBase) -> list[dict]:
@@ -239,13 +244,18 @@ def _prepare_environment() -> None:
 
 
 def _check_lengths(method: Method, params: Params, rows: TrainingSet, tokenizer: PreTrainedTokenizerBase) -> dict[str, float]:
-    """Token counts of the training rows; a row that would be cut is an error, for what is cut is the answer."""
+    """Token counts of the training rows; a row that would be cut, or is longer than the model reads, is an error."""
     key = f"{_prefix(method)}_max_length"
     limit, counts = getattr(params, key), []
+    context = find_model(params.cra.model).context_tokens
     for number, row in enumerate([*rows.train, *rows.validation]):
         sizes = [len(row.input_ids)] if method == "sft" else [_count(tokenizer, row, answer) for answer in (row.chosen, row.rejected)]
+        found = f"{method}: dialogue {row.task_id} turn {row.turn} has {max(sizes)} tokens"
+        if max(sizes) > context:
+            reads = f"{params.cra.model} reads {context} (context_tokens in params/models.yaml), whatever {key} (now {limit}) allows"
+            raise TrainingError(f"{found}, {reads}; lower max_turns or retriever_top_k, or take a cra model with a longer context")
         if max(sizes) > limit:
-            raise TrainingError(f"{method}: dialogue {row.task_id} turn {row.turn} has {max(sizes)} tokens; raise {key} (now {limit})")
+            raise TrainingError(f"{found}; raise {key} (now {limit})")
         if number < len(rows.train):
             counts += sizes
     return {"rows": len(rows.train), "tokens": sum(counts), "mean": sum(counts) / len(counts), "longest": max(counts)}

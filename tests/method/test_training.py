@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from ecpo_utils.core.errors import ModelError, TrainingError
 from ecpo_utils.core.schema import PreferencePair, SFTExample
+from ecpo_utils.llm.models import find_model
 from ecpo_utils.method import training
 from ecpo_utils.method.backbone import load_adapter, load_backbone, trim_heap
 from ecpo_utils.method.divergence import compare_policies
@@ -254,6 +255,101 @@ def test_a_checkpoint_of_another_backbone_is_refused(sgpt, make_params, pairs, t
         train_adapter("dpo", params, rows, tmp_path / "a", start=sgpt)
 
 
+SPOILT = {
+    "a layer fewer": r"adapter_model.safetensors does not fit .*: it lacks 14 of 28 tensors, layer 1 mlp.down_proj lora_A first",
+    "a layer more": r"adapter_model.safetensors does not fit .*: it has 14 tensors for modules that the model has not, layer 2 mlp.down",
+    "half a module": r"adapter_model.safetensors does not fit .*: it lacks 1 of 28 tensors, layer 1 self_attn.v_proj lora_A first",
+    "a kind fewer": r"adapter_model.safetensors does not fit .*: it lacks the .*o_proj of its adapter_config.json",
+    "no LoRA": r"adapter_model.safetensors does not fit .*: it holds no LoRA",
+    "another name": r"adapter_config.json: base_model_name_or_path is 'another-model', not smollm2-135m-instruct",
+    "no name": r"adapter_config.json: base_model_name_or_path is 'None', not smollm2-135m-instruct",
+    "weights cut short": r"adapter_model.safetensors is broken \(",
+    "empty weights": r"adapter_model.safetensors is broken \(",
+    "config cut short": r"adapter_config.json is broken \(",
+    "config of another kind": r"adapter_config.json is broken \(no JSON object\)",
+}
+
+
+def spoil(folder, fault):
+    config, file = folder / "adapter_config.json", folder / "adapter_model.safetensors"
+    tensors, data = weights(folder), file.read_bytes()
+    changed = {
+        "a layer fewer": {name: tensor for name, tensor in tensors.items() if ".layers.1." not in name},
+        "a layer more": tensors | {name.replace(".layers.1.", ".layers.2."): tensor.clone() for name, tensor in tensors.items()},
+        "half a module": {name: tensor for name, tensor in tensors.items() if ".1.self_attn.v_proj.lora_A" not in name},
+        "a kind fewer": {name: tensor for name, tensor in tensors.items() if "o_proj" not in name},
+        "no LoRA": {"base_model.model.lm_head.weight": torch.zeros(1)},
+    }
+    texts = {
+        "another name": json.dumps({**json.loads(config.read_text()), "base_model_name_or_path": "another-model"}),
+        "no name": json.dumps({**json.loads(config.read_text()), "base_model_name_or_path": None}),
+        "config cut short": config.read_text()[:40],
+        "config of another kind": "[]",
+    }
+    if fault in changed:
+        save_file(changed[fault], file)
+    elif fault in texts:
+        config.write_text(texts[fault])
+    else:
+        file.write_bytes(data[: len(data) // 2] if fault == "weights cut short" else b"")
+
+
+def test_a_checkpoint_that_is_broken_or_of_another_model_is_refused(sgpt, make_params, pairs, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "SAVE_STEPS", 1)
+    params, rows = make_params(dpo_num_train_epochs=3.0), TrainingSet(pairs)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(training, "_watch", dying_at(2))
+        train_adapter("dpo", params, rows, tmp_path / "a", start=sgpt)
+    (work,) = tmp_path.glob(".a.*")
+    shutil.copytree(work / "checkpoint-1", tmp_path / "whole")
+    monkeypatch.setattr(training, "load_backbone", lambda name: pytest.fail("loaded"))
+    for fault, message in SPOILT.items():
+        shutil.rmtree(work / "checkpoint-1")
+        shutil.copytree(tmp_path / "whole", work / "checkpoint-1")
+        spoil(work / "checkpoint-1", fault)
+        with pytest.raises(ModelError, match=f"^{work}/checkpoint-1/{message}.*; remove {work} to train anew$"):
+            train_adapter("dpo", params, rows, tmp_path / "a", start=sgpt)
+
+
+@pytest.mark.parametrize("card", [True, False])
+def test_a_start_that_is_broken_or_of_another_model_is_refused(card, sgpt, tiny, make_params, pairs, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "load_backbone", lambda name: (None, backbone_tokenizer))
+    backbone_tokenizer = load_backbone(tiny)[1]
+    for number, (fault, message) in enumerate(SPOILT.items()):
+        other = shutil.copytree(sgpt, tmp_path / f"{number}")
+        spoil(other, fault)
+        if not card:
+            (other / "training.json").unlink()
+        remedy = f"remove {other} to have it trained anew, or correct 'adapter' or 'cra' in the params file"
+        with pytest.raises(ModelError, match=f"^{other}/{message}.*; {remedy}$"):
+            train_adapter("dpo", make_params(), TrainingSet(pairs), tmp_path / "a", start=other)
+
+
+def test_an_adapter_may_name_the_models_repository_and_leave_layers_out_if_it_says_so(sgpt, tiny, tmp_path):
+    config = json.loads((sgpt / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == tiny
+    spoil(sgpt, "a layer fewer")
+    changes = {"base_model_name_or_path": "HuggingFaceTB/SmolLM2-135M-Instruct", "layers_to_transform": [0]}
+    (sgpt / "adapter_config.json").write_text(json.dumps(config | changes))
+    load_adapter(load_backbone(tiny)[0], tiny, sgpt)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", "\x00"])
+def test_a_broken_card_is_told_with_what_to_do(content, sgpt, tiny, make_params, pairs, tmp_path):
+    (sgpt / "training.json").write_text(content)
+    broken = f"^{sgpt}/training.json is broken .*; remove {sgpt} to train it anew$"
+    for train in (
+        lambda: load_history(sgpt),
+        lambda: train_adapter("sft", make_params(), TrainingSet(pairs), sgpt),
+        lambda: train_adapter("dpo", make_params(), TrainingSet(pairs), tmp_path / "a", start=sgpt),
+    ):
+        with pytest.raises(TrainingError, match=broken):
+            train()
+    if content != "{}":
+        with pytest.raises(ModelError, match=f"^{sgpt}/training.json is broken .*; remove {sgpt} to have it trained anew"):
+            load_adapter(None, tiny, sgpt)
+
+
 @pytest.mark.parametrize("method", ["dpo", "kto", "simpo"])
 def test_preference_methods_start_at_the_sgpt_policy_and_prefer_the_chosen_after(method, sgpt, tiny, make_params, pairs, tmp_path):
     params = make_params(dpo_num_train_epochs=4.0, dpo_learning_rate=5e-3, kto_learning_rate=5e-3, simpo_learning_rate=5e-3)
@@ -415,6 +511,17 @@ def test_rows_longer_than_the_context_name_the_dialogue_and_the_parameter(tiny, 
         train_adapter("sft", make_params(sft_max_length=64), TrainingSet(examples), tmp_path / "a")
     with pytest.raises(TrainingError, match=r"dpo: dialogue game/u0/g1 turn 0 has \d+ tokens; raise dpo_max_length"):
         train_adapter("dpo", make_params(dpo_max_length=64), TrainingSet(pairs), tmp_path / "a", start=sgpt)
+
+
+def test_rows_longer_than_the_model_reads_name_its_context_whatever_the_parameter_allows(tiny, make_params, examples, pairs, monkeypatch):
+    monkeypatch.setattr(training, "find_model", lambda name: find_model(name).model_copy(update={"context_tokens": 48}))
+    _, tokenizer = load_backbone(tiny)
+    reads = rf"turn 0 has \d+ tokens, {tiny} reads 48 \(context_tokens in params/models.yaml\), whatever"
+    for method, rows in (("sft", join_examples(examples, tokenizer)), ("dpo", pairs)):
+        for limit in (64, 4096):
+            expected = rf"^{method}: dialogue game/u0/g1 {reads} {method}_max_length \(now {limit}\) allows; lower max_turns"
+            with pytest.raises(TrainingError, match=expected):
+                training._check_lengths(method, make_params(**{f"{method}_max_length": limit}), TrainingSet(rows), tokenizer)
 
 
 def test_weights_that_are_no_numbers_after_the_last_step_are_not_published(tiny, make_params, pairs, sgpt, tmp_path):
