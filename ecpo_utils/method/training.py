@@ -22,13 +22,13 @@ from ..core.params import Params
 from ..core.schema import Message, PreferencePair, SFTExample
 from ..llm.lora import CARD, PEFT_FILES, check_adapter
 from ..llm.models import fetch_model, find_model, weights_hashes
-from .backbone import add_adapter, free_memory, load_adapter, load_backbone, trim_heap
+from .backbone import add_adapter, free_memory, load_adapter, load_backbone, trim_heap, weights_dtype
 from .cards import write_card
 from .sequences import TokenizedDialogue, completion_of, join_examples, search_mask, tokens
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
     from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 logger = logging.getLogger(__name__)
@@ -37,6 +37,7 @@ Method = Literal["sft", "dpo", "kto", "simpo"]
 RECIPE = 1  # raise it when other code would train other weights on the same rows: adapters of an earlier one are then trained anew
 DPO_ONLY = ("dpo_learning_rate", "dpo_beta", "dpo_sft_weight")  # the other dpo_* hold for all preference methods
 BATCH = ("per_device_train_batch_size", "gradient_accumulation_steps")  # rows of a step, once they are multiplied
+STATES_WITHIN_A_LAYER = 64  # hidden states that one layer takes while it is computed again, with gradients
 SAVE_STEPS = 10  # on two cores a step of DPO takes most of a minute
 STEP_SECONDS = "step_seconds"  # key of a log line
 
@@ -92,7 +93,7 @@ def train_adapter(method: Method, params: Params, rows: TrainingSet, target: Pat
     lengths = _check_lengths(method, params, rows, tokenizer) | {"validation_rows": len(rows.validation)}
     model = load_adapter(model, params.cra.model, start) if start else add_adapter(model, params)
     with _answers_only(), _nothing_asked():
-        trainer = _trainer(method, params, model, tokenizer, rows, work)
+        trainer = _trainer(method, params, model, tokenizer, rows, work, longest=lengths["longest"])
         if checkpoint:
             logger.info("%s: goes on from %s", target.name, Path(checkpoint).name)
         go_on(trainer, checkpoint, work)
@@ -101,6 +102,7 @@ def train_adapter(method: Method, params: Params, rows: TrainingSet, target: Pat
             "lengths": lengths,
             "steps": trainer.state.global_step,
             "processes": _num_processes(),
+            "rows_at_once": trainer.args.per_device_train_batch_size,
             "resumed_from": Path(checkpoint).name if checkpoint else None,
             "seconds": round(seconds := sum(line.get(STEP_SECONDS, 0.0) for line in trainer.state.log_history), 1),
             "tokens_per_second": round(lengths["tokens"] * trainer.args.num_train_epochs / seconds, 1),
@@ -291,6 +293,55 @@ def share_batch(params: Params, prefix: str, num_processes: int, *, at_once: int
     return dict(zip(BATCH, (size, share // size), strict=True))
 
 
+def enlarge_batch(batch: Mapping[str, int], memory_bytes: int, row_bytes: int) -> dict[str, int]:
+    """More rows at once and as many steps to accumulate fewer, up to what fits: the rows of a step stay the same.
+
+    Args:
+        batch: From `share_batch`.
+        memory_bytes: What the rows may take.
+        row_bytes: What one takes, from `estimate_row_bytes`.
+    """
+    size, accumulated = (batch[name] for name in BATCH)
+    fitting = max(memory_bytes // row_bytes, size)  # what the parameters say is tried in any case
+    times = max(number for number in range(1, accumulated + 1) if accumulated % number == 0 and number * size <= fitting)
+    return dict(zip(BATCH, (size * times, accumulated // times), strict=True))
+
+
+def estimate_row_bytes(method: Method, config: PretrainedConfig, longest: int) -> int:
+    """Memory that a row of `longest` tokens, or a pair of such rows, takes on a GPU in 16 bits, roughly.
+
+    With gradient checkpointing a token leaves one hidden state in each layer; the layer that is computed again takes some more.
+    SimPO's trainer alone holds the logits of all tokens, in 32 bits, with what their loss and gradient take.
+    """
+    hidden = 2 * config.hidden_size * (config.num_hidden_layers + STATES_WITHIN_A_LAYER)
+    logits = 3 * 4 * config.vocab_size if method == "simpo" else 0
+    return (hidden + logits) * longest * (1 if method == "sft" else 2)
+
+
+def _batch(method: Method, params: Params, model: PreTrainedModel | PeftModel, longest: int) -> dict[str, int]:
+    """Rows at once and steps to accumulate: on a GPU as many at once as half of what its weights leave of its memory holds.
+
+    Not with KTO, nor with an SFT loss beside DPO's: what they learn depends on which rows are together. All processes must come to
+    the same numbers: the smallest GPU in sight decides, whatever else lies on it.
+    """
+    import torch
+
+    batch = share_batch(params, _prefix(method), _num_processes(), at_once=2 if method == "kto" else 1)
+    if not torch.cuda.is_available() or method == "kto" or (method == "dpo" and params.dpo_sft_weight):
+        return batch
+    memory = min(torch.cuda.get_device_properties(gpu).total_memory for gpu in range(torch.cuda.device_count()))
+    return enlarge_batch(batch, (memory - model.get_memory_footprint()) // 2, estimate_row_bytes(method, model.config, longest))
+
+
+def device_options() -> dict[str, bool]:
+    """What a trainer does on a GPU only; on a processor it takes the weights in the type that they have."""
+    import torch
+
+    on_gpu, dtype = torch.cuda.is_available(), weights_dtype()
+    mixed = {"bf16": on_gpu and dtype == torch.bfloat16, "fp16": on_gpu and dtype == torch.float16}
+    return {**mixed, "use_cpu": not on_gpu, "gradient_checkpointing": on_gpu, "dataloader_pin_memory": on_gpu}
+
+
 def _trainer(
     method: Method,
     params: Params,
@@ -299,20 +350,20 @@ def _trainer(
     rows: TrainingSet,
     work: Path,
     *,
+    longest: int | None = None,
     precompute_ref_log_probs: bool | None = None,
 ) -> Trainer:
     """The TRL trainer of a method, with this study's settings in TRL's own words.
 
     The reference reads all rows before the training on a processor, and beside each step on a GPU, unless `precompute_ref_log_probs`
-    says otherwise.
+    says otherwise. `longest` is the number of tokens of the longest row, by default what it may be.
     """
-    import torch
     from datasets import Dataset
 
-    on_gpu = torch.cuda.is_available()
-    reference = {"precompute_ref_log_probs": not on_gpu if precompute_ref_log_probs is None else precompute_ref_log_probs}
+    device = device_options()
+    reference = {"precompute_ref_log_probs": device["use_cpu"] if precompute_ref_log_probs is None else precompute_ref_log_probs}
     options = {name: getattr(params, f"{_prefix(method)}_{name}") for name in ("num_train_epochs", "max_length")}
-    options |= share_batch(params, _prefix(method), _num_processes(), at_once=2 if method == "kto" else 1)
+    options |= device | _batch(method, params, model, longest or options["max_length"])
     a_step = math.prod(getattr(params, f"{_prefix(method)}_{name}") for name in BATCH)
     options |= {
         "output_dir": str(work),
@@ -320,10 +371,6 @@ def _trainer(
         "lr_scheduler_type": "cosine",
         "warmup_steps": 0.1 if len(rows.train) * options["num_train_epochs"] > a_step else 0,  # of a single step the rate would be 0
         "seed": params.seed,
-        "bf16": on_gpu,  # elsewhere the weights are in the type that the processor is good at
-        "use_cpu": not on_gpu,
-        "gradient_checkpointing": on_gpu,
-        "dataloader_pin_memory": on_gpu,
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
         "save_steps": SAVE_STEPS,

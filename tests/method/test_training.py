@@ -15,12 +15,21 @@ from safetensors.torch import load_file, save_file
 from ecpo_utils.core.errors import ModelError, TrainingError
 from ecpo_utils.core.schema import PreferencePair, SFTExample
 from ecpo_utils.llm.models import find_model
-from ecpo_utils.method import training
-from ecpo_utils.method.backbone import load_adapter, load_backbone, trim_heap
+from ecpo_utils.method import backbone, training
+from ecpo_utils.method.backbone import load_adapter, load_backbone, trim_heap, weights_dtype
 from ecpo_utils.method.divergence import compare_policies
 from ecpo_utils.method.sequences import join_examples, tokens
 from ecpo_utils.method.sgpt import build_sft_examples
-from ecpo_utils.method.training import TrainingSet, load_history, preference_rows, share_batch, train_adapter
+from ecpo_utils.method.training import (
+    TrainingSet,
+    device_options,
+    enlarge_batch,
+    estimate_row_bytes,
+    load_history,
+    preference_rows,
+    share_batch,
+    train_adapter,
+)
 
 
 @pytest.fixture
@@ -487,6 +496,74 @@ def test_rows_that_cannot_be_shared_evenly_name_the_parameters(make_params):
     params = make_params(sft_per_device_train_batch_size=1, sft_gradient_accumulation_steps=2)
     with pytest.raises(TrainingError, match=r"2 rows a step \(sft_per_device_train_batch_size x sft_gradient.*\) cannot be shared by 4"):
         share_batch(params, "sft", 4)
+
+
+@pytest.mark.parametrize(
+    ("batch", "fitting", "expected"),
+    [((1, 32), 5, (4, 8)), ((2, 16), 64, (32, 1)), ((2, 16), 7, (4, 8)), ((2, 16), 0, (2, 16)), ((2, 16), -3, (2, 16)), ((3, 1), 9, (3, 1)),
+     ((1, 6), 5, (3, 2))],
+)  # fmt: skip
+def test_a_gpu_takes_as_many_rows_at_once_as_fit_and_the_rows_of_a_step_stay(batch, fitting, expected):
+    found = tuple(enlarge_batch(dict(zip(training.BATCH, batch, strict=True)), fitting * 100 + 99, 100).values())
+    assert found == expected and math.prod(found) == math.prod(batch)
+
+
+def test_a_row_takes_memory_by_its_tokens_layers_and_width():
+    config = SimpleNamespace(hidden_size=4096, num_hidden_layers=32, vocab_size=128_256)  # an 8B model
+    assert estimate_row_bytes("sft", config, 1000) == 2 * 4096 * (32 + 64) * 1000
+    assert estimate_row_bytes("dpo", config, 1000) == 2 * estimate_row_bytes("sft", config, 1000)
+    assert estimate_row_bytes("simpo", config, 1000) == estimate_row_bytes("dpo", config, 1000) + 2 * 12 * 128_256 * 1000
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "expected"),
+    [("sft", {}, (8, 1)), ("dpo", {}, (4, 2)), ("simpo", {}, (4, 2)), ("dpo", {"dpo_sft_weight": 1.0}, (1, 8)), ("kto", {}, (2, 8))],
+)
+def test_a_batch_grows_on_a_gpu_only_and_where_the_training_stays_the_same(method, changes, expected, make_params, monkeypatch):
+    config = SimpleNamespace(hidden_size=64, num_hidden_layers=2, vocab_size=0)
+    model = SimpleNamespace(config=config, get_memory_footprint=lambda: 10**6)
+    names = [f"{training._prefix(method)}_{name}" for name in training.BATCH]
+    params = make_params(**dict(zip(names, (1, 8), strict=True)), **changes)
+    assert math.prod(training._batch(method, params, model, 100).values()) == math.prod(expected)
+    assert training._batch(method, params, model, 100) == share_batch(params, training._prefix(method), 1, at_once=1 + (method == "kto"))
+    sizes = [10**6 + 8 * 2 * 64 * 66 * 100 * 2, 10**12]  # of two GPUs; half of what is left of the smaller holds eight rows
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda gpu: SimpleNamespace(total_memory=sizes[gpu]))
+    assert tuple(training._batch(method, params, model, 100).values()) == expected
+
+
+@pytest.mark.parametrize("method", ["sft", "dpo", "simpo"])
+def test_more_rows_at_once_learn_the_same(method, tiny, make_params, examples, pairs, sgpt, tmp_path):
+    rows, start = (TrainingSet(examples[:4]), None) if method == "sft" else (TrainingSet(pairs[:4]), sgpt)
+    found = {}
+    for size in (1, 4):
+        names = [f"{training._prefix(method)}_{name}" for name in training.BATCH]
+        params = make_params(**dict(zip(names, (size, 4 // size), strict=True)), sft_num_train_epochs=1.0, dpo_num_train_epochs=1.0)
+        found[size] = load_history(train_adapter(method, params, rows, tmp_path / f"{size}", start=start))
+    assert [found[size]["rows_at_once"] for size in found] == [1, 4] and found[1]["steps"] == found[4]["steps"] == 1
+    losses, norms = ([found[size]["history"][0][key] for size in found] for key in ("loss", "grad_norm"))
+    assert losses[0] == pytest.approx(losses[1], rel=0.01) and norms[0] == pytest.approx(norms[1], rel=0.05)  # bfloat16
+
+
+@pytest.mark.parametrize(
+    ("gpu", "native", "expected"),
+    [
+        (False, False, (torch.bfloat16, False, False)),
+        (True, True, (torch.bfloat16, True, False)),
+        (True, False, (torch.float16, False, True)),
+    ],
+)
+def test_a_gpu_without_bfloat16_trains_in_float16_with_a_float32_adapter(gpu, native, expected, tiny, make_params, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: gpu)
+        patch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: native or including_emulation)
+        dtype, options = weights_dtype(), device_options()
+    assert (dtype, options["bf16"], options["fp16"]) == expected and options["use_cpu"] is not gpu
+    monkeypatch.setattr(backbone, "weights_dtype", lambda: dtype)
+    model = training.add_adapter(load_backbone(tiny)[0], make_params())
+    assert {value.dtype for value in model.parameters() if not value.requires_grad} == {dtype}
+    assert {value.dtype for value in model.parameters() if value.requires_grad} == {torch.float32}
 
 
 def test_without_a_launcher_one_of_several_gpus_is_used(tmp_path):
