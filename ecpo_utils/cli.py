@@ -129,12 +129,12 @@ def _parser() -> argparse.ArgumentParser:
     add_profile(train, "quick")
     train.add_argument("--domain", default="", help="one domain; all that are tuned by default")
 
-    export = add("export", _export, "write an adapter merged into its model, or the training data for LLaMA-Factory or TRL")
+    export = add("export", _export, "write a model, an adapter merged into it or none, or the training data for LLaMA-Factory or TRL")
     export.add_argument("what", choices=["model", "sharegpt", "trl"])
     export.add_argument("out", type=Path, metavar="FOLDER", help="a new folder")
     add_profile(export, "quick")
     export.add_argument("--domain", default="book")
-    export.add_argument("--adapter", default="dpo", help="of the model: sgpt, dpo, kto or simpo")
+    export.add_argument("--adapter", default="dpo", help="of the model: sgpt, dpo, kto, simpo, or none for the backbone alone")
 
     data_command.add_options(add("data", _data, "bring your own data: build a folder from Amazon or Yelp files, or fetch them"))
 

@@ -267,8 +267,8 @@ def _played(run: Run, domain: Domain, name: str, notebook: str, split: str) -> l
 
 
 def export_merged(run: Run, domain: Domain, adapter: str, folder: Path) -> Path:
-    """A domain's adapter merged into the backbone, as a model folder."""
-    return export_model(run.params.cra.model, find_adapter(run, domain, adapter), folder)
+    """A domain's adapter merged into the backbone, or with "none" the backbone alone, as a model folder."""
+    return export_model(run.params.cra.model, None if adapter == "none" else find_adapter(run, domain, adapter), folder)
 
 
 def export_data(run: Run, domain: Domain, form: Literal["sharegpt", "trl"], folder: Path) -> list[Path]:

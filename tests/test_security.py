@@ -402,6 +402,7 @@ def test_vllm_is_started_on_loopback_with_safetensors_and_its_key_in_no_argument
     assert command[command.index("--host") + 1] == "127.0.0.1" and command[command.index("--load-format") + 1] == "safetensors"
     assert KEY not in " ".join(command) and started["env"]["VLLM_API_KEY"] == KEY
     assert not [word for word in command if "trust" in word or word == "0.0.0.0"]
+    assert command[command.index("--enable-lora") :] == ["--enable-lora", "--max-lora-rank", "8", "--lora-modules", "sgpt=/a/sgpt"]
 
 
 def test_the_embedded_server_is_given_loopback_and_a_key(monkeypatch):

@@ -182,6 +182,9 @@ def check_loadable(spec: ServerSpec) -> None:
     model = find_model(spec.model)
     if spec.engine == "embedded" and model.kind != "gguf":
         raise ModelError(f"the embedded server loads GGUF files; {spec.model} is a {model.kind} model, use provider: vllm")
+    if spec.engine == "vllm" and model.kind == "gguf":
+        way = "write its plain model folder (ecpo export model FOLDER --adapter none) and register that in params/models.yaml"
+        raise ModelError(f"vLLM loads model folders; {spec.model} is a gguf model, use provider: embedded, or {way}")
 
 
 def _start(spec: ServerSpec, weights: Path) -> RunningServer:

@@ -15,12 +15,24 @@ from ..llm.lora import check_adapter
 from ..llm.models import fetch_model, find_model
 
 if TYPE_CHECKING:
+    import torch
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
+def weights_dtype() -> torch.dtype:
+    """bfloat16, or float16 where the GPU would only imitate bfloat16 (before Ampere: T4, V100).
+
+    The adapter that is trained is float32 either way, as the scaling of float16's gradients asks for.
+    """
+    import torch
+
+    is_imitated = torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.float16 if is_imitated else torch.bfloat16
+
+
 def load_backbone(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model in bfloat16 and tokenizer; GGUF weights are dequantized. Library: transformers.
+    """Model in the type of `weights_dtype` and tokenizer; GGUF weights are dequantized. Library: transformers.
 
     Args:
         name: A model of `params/models.yaml`.
@@ -28,7 +40,6 @@ def load_backbone(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     Raises:
         ModelError: If the weights cannot be had.
     """
-    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     path = fetch_model(name)
@@ -36,7 +47,7 @@ def load_backbone(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     plain = {"quantization_config": GgufConfig(dequantize=True)} if options else {}
     safe = {"trust_remote_code": False}  # said aloud, or transformers would ask on the terminal
     formats = {} if options else {"use_safetensors": True}
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, **options, **plain, **formats, **safe)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=weights_dtype(), **options, **plain, **formats, **safe)
     tokenizer = AutoTokenizer.from_pretrained(folder, **options, **safe)
     if options:  # the weights are plain numbers now, but the model still takes itself for a quantized one
         model.hf_quantizer = None
@@ -69,7 +80,7 @@ def load_adapter(model: PreTrainedModel, name: str, adapter: Path, *, trainable:
         trainable: Whether training goes on.
 
     Raises:
-        ModelError: If there is no adapter, or it belongs to other weights.
+        ModelError: If there is no adapter, or it is broken or of another model.
         TrainingError: If it does not fit the backbone.
     """
     from peft import PeftModel

@@ -23,6 +23,13 @@ def write_card(path: Path, facts: dict) -> Path:
     """
     settings = "\n".join(f"| `{key}` | {value} |" for key, value in sorted(facts["params"].items()))
     files = "\n".join(f"- `{name}` SHA-256 `{value}`" for name, value in facts["base_model_files"].items())
+    weight = facts["params"].get("dpo_sft_weight")
+    beside = f"; beside DPO's an SFT loss of weight {weight} on the chosen replies and the searches before them" if weight else ""
+    is_gguf = any(name.endswith(".gguf") for name in facts["base_model_files"])
+    folder = (
+        "\nFor PEFT and vLLM these GGUF weights have to be a plain model folder, BASE: `ecpo export model BASE --adapter none` with the\n"
+        "profile whose `cra` they are (`--profile`) writes it.\n"
+    )
     return write_text(
         path,
         f"""---
@@ -32,7 +39,7 @@ tags: [lora, conversational-recommendation, ecpo]
 ---
 # LoRA adapter of an ActCRS agent
 
-{_PURPOSE[facts["method"]]}.
+{_PURPOSE[facts["method"]]}{beside}.
 
 Base model `{facts["base_model"]}` of `params/models.yaml`:
 {files}
@@ -47,5 +54,5 @@ Digest `{facts["digest"]}`; data `{facts["data"]}`; start `{facts["start"]}`.
 
 The agent runs zero-shot: its system prompt has no worked example. Load it with PEFT (`PeftModel.from_pretrained`), with
 `vllm serve BASE --enable-lora --lora-modules NAME=FOLDER`, or name its folder as `adapter` of the `cra` endpoint in a params file.
-""",
+{folder if is_gguf else ""}""",
     )

@@ -13,12 +13,12 @@ from .backbone import load_adapter, load_backbone
 SPEAKERS = {"user": "human", "assistant": "gpt"}
 
 
-def export_model(name: str, adapter: Path, folder: Path) -> Path:
-    """The backbone with an adapter merged into it, as an ordinary model folder for transformers and vLLM.
+def export_model(name: str, adapter: Path | None, folder: Path) -> Path:
+    """The backbone, with an adapter merged into it, as an ordinary model folder for transformers and vLLM.
 
     Args:
         name: The backbone in `params/models.yaml`.
-        adapter: Folder in PEFT's layout.
+        adapter: Folder in PEFT's layout; None for the backbone alone, which of GGUF weights is the plain folder that vLLM needs.
         folder: Where to write; must be empty or missing.
 
     Raises:
@@ -27,10 +27,11 @@ def export_model(name: str, adapter: Path, folder: Path) -> Path:
     """
     _check_empty(folder)
     model, tokenizer = load_backbone(name)
-    merged = load_adapter(model, name, adapter, trainable=False).merge_and_unload()
-    merged.config.use_cache = True
+    if adapter:
+        model = load_adapter(model, name, adapter, trainable=False).merge_and_unload()
+    model.config.use_cache = True
     with writing(folder):
-        merged.save_pretrained(str(folder))
+        model.save_pretrained(str(folder))
         tokenizer.save_pretrained(str(folder))
     return folder
 

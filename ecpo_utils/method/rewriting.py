@@ -22,6 +22,7 @@ from ..llm.client import ChatClient, Meter
 from ..llm.prompts import load_examples, load_prompt, render
 from . import narrow_rewriter
 from .narrow_rewriter import MAX_WORDS, NarrowRewriter
+from .sgpt import trajectory_files
 
 RewriterMode = Literal["narrow", "full"]
 PROMPTS = ("rewrite_system", "rewrite_examples", "rewrite_request")
@@ -51,15 +52,18 @@ def select_turns(rows: Sequence[Trajectory], threshold: int) -> list[tuple[Traje
     """The turns of all dialogues that go to the rewriter.
 
     Raises:
-        TrainingError: If there are none.
+        TrainingError: If there are none; names the file that was looked through.
     """
     found = [(row, turn) for row in rows for turn in row.turns if is_unsatisfactory(turn, threshold)]
     if not found:
-        low = min((t.satisfaction for row in rows for t in row.turns if t.satisfaction is not None), default=None)
-        raise TrainingError(
-            f"no turn of {len(rows)} dialogues is scored at or under {threshold} (lowest: {low}); "
-            "raise satisfaction_threshold or num_ecpo_tasks"
-        )
+        scores = [turn.satisfaction for row in rows for turn in row.turns if turn.steps and turn.satisfaction is not None]
+        fault = f"no turn of {len(rows)} dialogues ({trajectory_files(rows)}) is scored"
+        if not scores:
+            raise TrainingError(
+                f"{fault} at all; 'error' there, of a dialogue or a turn's confirmation, says why: mend the simulator endpoint, "
+                "or set user_simulator to ailo, and play them again (notebook 07)"
+            )
+        raise TrainingError(f"{fault} at or under {threshold} (lowest: {min(scores)}); raise satisfaction_threshold or num_ecpo_tasks")
     return found
 
 

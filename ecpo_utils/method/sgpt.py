@@ -25,7 +25,7 @@ def build_sft_examples(trajectories: Sequence[Trajectory]) -> list[SFTExample]:
     """Every usable action, searches included, of every successful dialogue of the expert's ActCRS.
 
     Raises:
-        TrainingError: If no dialogue succeeded.
+        TrainingError: If no dialogue succeeded; names the file that was looked through.
         SchemaError: If a step is not ActCRS's; names the dialogue.
     """
     examples = []
@@ -47,10 +47,15 @@ def build_sft_examples(trajectories: Sequence[Trajectory]) -> list[SFTExample]:
                 )
     if not examples:
         raise TrainingError(
-            f"none of {len(trajectories)} expert dialogues recommended its target, so there is nothing to learn from; "
-            f"raise num_sgpt_tasks or max_turns, or take a stronger expert"
+            f"none of {len(trajectories)} expert dialogues recommended its target ({trajectory_files(trajectories)}), "
+            f"so there is nothing to learn from; raise num_sgpt_tasks or max_turns, or take a stronger expert"
         )
     return examples
+
+
+def trajectory_files(rows: Sequence[Trajectory]) -> str:
+    """Where dialogues stand in a run's folder, domain first; for messages."""
+    return ", ".join(sorted({f"{row.domain}/trajectories/{row.system}.jsonl" for row in rows})) or "no file"
 
 
 def draw_validation_users(users: Collection[str], *, share: float, seed: int) -> set[str]:

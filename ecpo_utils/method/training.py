@@ -20,15 +20,15 @@ from ..core.artifacts import digest, write_json, writing
 from ..core.errors import TrainingError
 from ..core.params import Params
 from ..core.schema import Message, PreferencePair, SFTExample
-from ..llm.lora import CARD
-from ..llm.models import fetch_model, weights_hashes
-from .backbone import add_adapter, free_memory, load_adapter, load_backbone, trim_heap
+from ..llm.lora import CARD, PEFT_FILES, check_adapter
+from ..llm.models import fetch_model, find_model, weights_hashes
+from .backbone import add_adapter, free_memory, load_adapter, load_backbone, trim_heap, weights_dtype
 from .cards import write_card
 from .sequences import TokenizedDialogue, completion_of, join_examples, search_mask, tokens
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
     from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 logger = logging.getLogger(__name__)
@@ -37,9 +37,9 @@ Method = Literal["sft", "dpo", "kto", "simpo"]
 RECIPE = 1  # raise it when other code would train other weights on the same rows: adapters of an earlier one are then trained anew
 DPO_ONLY = ("dpo_learning_rate", "dpo_beta", "dpo_sft_weight")  # the other dpo_* hold for all preference methods
 BATCH = ("per_device_train_batch_size", "gradient_accumulation_steps")  # rows of a step, once they are multiplied
+STATES_WITHIN_A_LAYER = 64  # hidden states that one layer takes while it is computed again, with gradients
 SAVE_STEPS = 10  # on two cores a step of DPO takes most of a minute
 STEP_SECONDS = "step_seconds"  # key of a log line
-PEFT_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
 @dataclass(frozen=True)
@@ -67,10 +67,10 @@ def train_adapter(method: Method, params: Params, rows: TrainingSet, target: Pat
         start: Adapter to begin with.
 
     Raises:
-        TrainingError: If there is no row or only one pair, if a row is longer than the context, if the chat template changes a
-            prompt to which a reply is added, if `start` does not fit the backbone, if the loss is no number, or if a checkpoint
-            holds more than numbers; says what to change.
-        ModelError: If the backbone's weights cannot be had.
+        TrainingError: If there is no row or only one pair, if a row is longer than `*_max_length` or the model's context, if the chat
+            template changes a prompt to which a reply is added, if `start` does not fit the backbone, if the loss is no number, or if a
+            checkpoint holds more than numbers; says what to change.
+        ModelError: If the backbone's weights cannot be had, or `start` or a checkpoint is broken or of another model.
     """
     _check_rows(method, rows)
     fetch_model(params.cra.model)  # before its hashes are asked for: on a cluster each notebook may run on another machine
@@ -85,14 +85,15 @@ def train_adapter(method: Method, params: Params, rows: TrainingSet, target: Pat
     work = target.with_name(f".{target.name}.{facts['digest']}")
     with writing(work):
         work.mkdir(parents=True, exist_ok=True)
+    if checkpoint := last_checkpoint(work):
+        check_adapter(params.cra.model, Path(checkpoint), remedy=f"remove {work} to train anew")
     model, tokenizer = load_backbone(params.cra.model)
     if method == "sft":
         rows = TrainingSet(join_examples(rows.train, tokenizer), join_examples(rows.validation, tokenizer))
     lengths = _check_lengths(method, params, rows, tokenizer) | {"validation_rows": len(rows.validation)}
     model = load_adapter(model, params.cra.model, start) if start else add_adapter(model, params)
     with _answers_only(), _nothing_asked():
-        trainer = _trainer(method, params, model, tokenizer, rows, work)
-        checkpoint = last_checkpoint(work)
+        trainer = _trainer(method, params, model, tokenizer, rows, work, longest=lengths["longest"])
         if checkpoint:
             logger.info("%s: goes on from %s", target.name, Path(checkpoint).name)
         go_on(trainer, checkpoint, work)
@@ -101,6 +102,7 @@ def train_adapter(method: Method, params: Params, rows: TrainingSet, target: Pat
             "lengths": lengths,
             "steps": trainer.state.global_step,
             "processes": _num_processes(),
+            "rows_at_once": trainer.args.per_device_train_batch_size,
             "resumed_from": Path(checkpoint).name if checkpoint else None,
             "seconds": round(seconds := sum(line.get(STEP_SECONDS, 0.0) for line in trainer.state.log_history), 1),
             "tokens_per_second": round(lengths["tokens"] * trainer.args.num_train_epochs / seconds, 1),
@@ -156,12 +158,17 @@ def load_history(adapter: Path) -> dict:
     """What `training.json` beside an adapter says: data, parameters, curves ("history"), seconds, tokens per second.
 
     Raises:
-        TrainingError: If there is none.
+        TrainingError: If there is none, or it is broken.
     """
     try:
-        return json.loads((adapter / CARD).read_text(encoding="utf-8"))
+        history = json.loads((adapter / CARD).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise TrainingError(f"{adapter / CARD} is missing; train the adapter first") from None
+    except (ValueError, RecursionError) as error:
+        raise TrainingError(f"{adapter / CARD} is broken ({error}); remove {adapter} to train it anew") from None
+    if not isinstance(history, dict) or "digest" not in history:
+        raise TrainingError(f"{adapter / CARD} is broken (no digest); remove {adapter} to train it anew")
+    return history
 
 
 def preference_rows(method: Method, pairs: Sequence[PreferencePair], tokenizer: PreTrainedTokenizerBase) -> list[dict]:
@@ -239,13 +246,18 @@ def _prepare_environment() -> None:
 
 
 def _check_lengths(method: Method, params: Params, rows: TrainingSet, tokenizer: PreTrainedTokenizerBase) -> dict[str, float]:
-    """Token counts of the training rows; a row that would be cut is an error, for what is cut is the answer."""
+    """Token counts of the training rows; a row that would be cut, or is longer than the model reads, is an error."""
     key = f"{_prefix(method)}_max_length"
     limit, counts = getattr(params, key), []
+    context = find_model(params.cra.model).context_tokens
     for number, row in enumerate([*rows.train, *rows.validation]):
         sizes = [len(row.input_ids)] if method == "sft" else [_count(tokenizer, row, answer) for answer in (row.chosen, row.rejected)]
+        found = f"{method}: dialogue {row.task_id} turn {row.turn} has {max(sizes)} tokens"
+        if max(sizes) > context:
+            reads = f"{params.cra.model} reads {context} (context_tokens in params/models.yaml), whatever {key} (now {limit}) allows"
+            raise TrainingError(f"{found}, {reads}; lower max_turns or retriever_top_k, or take a cra model with a longer context")
         if max(sizes) > limit:
-            raise TrainingError(f"{method}: dialogue {row.task_id} turn {row.turn} has {max(sizes)} tokens; raise {key} (now {limit})")
+            raise TrainingError(f"{found}; raise {key} (now {limit})")
         if number < len(rows.train):
             counts += sizes
     return {"rows": len(rows.train), "tokens": sum(counts), "mean": sum(counts) / len(counts), "longest": max(counts)}
@@ -281,6 +293,55 @@ def share_batch(params: Params, prefix: str, num_processes: int, *, at_once: int
     return dict(zip(BATCH, (size, share // size), strict=True))
 
 
+def enlarge_batch(batch: Mapping[str, int], memory_bytes: int, row_bytes: int) -> dict[str, int]:
+    """More rows at once and as many steps to accumulate fewer, up to what fits: the rows of a step stay the same.
+
+    Args:
+        batch: From `share_batch`.
+        memory_bytes: What the rows may take.
+        row_bytes: What one takes, from `estimate_row_bytes`.
+    """
+    size, accumulated = (batch[name] for name in BATCH)
+    fitting = max(memory_bytes // row_bytes, size)  # what the parameters say is tried in any case
+    times = max(number for number in range(1, accumulated + 1) if accumulated % number == 0 and number * size <= fitting)
+    return dict(zip(BATCH, (size * times, accumulated // times), strict=True))
+
+
+def estimate_row_bytes(method: Method, config: PretrainedConfig, longest: int) -> int:
+    """Memory that a row of `longest` tokens, or a pair of such rows, takes on a GPU in 16 bits, roughly.
+
+    With gradient checkpointing a token leaves one hidden state in each layer; the layer that is computed again takes some more.
+    SimPO's trainer alone holds the logits of all tokens, in 32 bits, with what their loss and gradient take.
+    """
+    hidden = 2 * config.hidden_size * (config.num_hidden_layers + STATES_WITHIN_A_LAYER)
+    logits = 3 * 4 * config.vocab_size if method == "simpo" else 0
+    return (hidden + logits) * longest * (1 if method == "sft" else 2)
+
+
+def _batch(method: Method, params: Params, model: PreTrainedModel | PeftModel, longest: int) -> dict[str, int]:
+    """Rows at once and steps to accumulate: on a GPU as many at once as half of what its weights leave of its memory holds.
+
+    Not with KTO, nor with an SFT loss beside DPO's: what they learn depends on which rows are together. All processes must come to
+    the same numbers: the smallest GPU in sight decides, whatever else lies on it.
+    """
+    import torch
+
+    batch = share_batch(params, _prefix(method), _num_processes(), at_once=2 if method == "kto" else 1)
+    if not torch.cuda.is_available() or method == "kto" or (method == "dpo" and params.dpo_sft_weight):
+        return batch
+    memory = min(torch.cuda.get_device_properties(gpu).total_memory for gpu in range(torch.cuda.device_count()))
+    return enlarge_batch(batch, (memory - model.get_memory_footprint()) // 2, estimate_row_bytes(method, model.config, longest))
+
+
+def device_options() -> dict[str, bool]:
+    """What a trainer does on a GPU only; on a processor it takes the weights in the type that they have."""
+    import torch
+
+    on_gpu, dtype = torch.cuda.is_available(), weights_dtype()
+    mixed = {"bf16": on_gpu and dtype == torch.bfloat16, "fp16": on_gpu and dtype == torch.float16}
+    return {**mixed, "use_cpu": not on_gpu, "gradient_checkpointing": on_gpu, "dataloader_pin_memory": on_gpu}
+
+
 def _trainer(
     method: Method,
     params: Params,
@@ -289,20 +350,20 @@ def _trainer(
     rows: TrainingSet,
     work: Path,
     *,
+    longest: int | None = None,
     precompute_ref_log_probs: bool | None = None,
 ) -> Trainer:
     """The TRL trainer of a method, with this study's settings in TRL's own words.
 
     The reference reads all rows before the training on a processor, and beside each step on a GPU, unless `precompute_ref_log_probs`
-    says otherwise.
+    says otherwise. `longest` is the number of tokens of the longest row, by default what it may be.
     """
-    import torch
     from datasets import Dataset
 
-    on_gpu = torch.cuda.is_available()
-    reference = {"precompute_ref_log_probs": not on_gpu if precompute_ref_log_probs is None else precompute_ref_log_probs}
+    device = device_options()
+    reference = {"precompute_ref_log_probs": device["use_cpu"] if precompute_ref_log_probs is None else precompute_ref_log_probs}
     options = {name: getattr(params, f"{_prefix(method)}_{name}") for name in ("num_train_epochs", "max_length")}
-    options |= share_batch(params, _prefix(method), _num_processes(), at_once=2 if method == "kto" else 1)
+    options |= device | _batch(method, params, model, longest or options["max_length"])
     a_step = math.prod(getattr(params, f"{_prefix(method)}_{name}") for name in BATCH)
     options |= {
         "output_dir": str(work),
@@ -310,10 +371,6 @@ def _trainer(
         "lr_scheduler_type": "cosine",
         "warmup_steps": 0.1 if len(rows.train) * options["num_train_epochs"] > a_step else 0,  # of a single step the rate would be 0
         "seed": params.seed,
-        "bf16": on_gpu,  # elsewhere the weights are in the type that the processor is good at
-        "use_cpu": not on_gpu,
-        "gradient_checkpointing": on_gpu,
-        "dataloader_pin_memory": on_gpu,
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
         "save_steps": SAVE_STEPS,

@@ -9,9 +9,11 @@ import openai
 import pytest
 
 from ecpo_utils.core.errors import ModelError
-from ecpo_utils.llm.lora import _permute, gguf_adapter
+from ecpo_utils.llm.lora import _permute, check_adapter, gguf_adapter
 from ecpo_utils.llm.models import fetch_model
 from ecpo_utils.llm.servers import server_spec, serving
+
+ROOT = Path(__file__).resolve().parents[2]
 
 BASE = "smollm2-135m-instruct-q4"
 MESSAGES = [
@@ -99,6 +101,33 @@ def test_what_llama_cpp_cannot_serve_is_refused(adapter, tmp_path, monkeypatch, 
     with pytest.raises(ModelError, match=expected):
         gguf_adapter(other, base)
     assert not list((tmp_path / "cache").rglob("*.gguf"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sgpt", "dpo"])
+def test_the_published_adapters_are_valid_with_and_without_their_cards(name, tmp_path):
+    adapter = Path(shutil.copytree(ROOT / "results" / "cpu" / "book" / "adapters" / name, tmp_path / name))
+    check_adapter(BASE, adapter)
+    (adapter / "training.json").unlink()
+    check_adapter(BASE, adapter)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [(lambda name: None if ".29." in name else name, "it lacks 14 of 420 tensors, layer 29 attn_k lora_A first"),
+     (lambda name: name.replace(".29.", ".30."), "it has 14 tensors for modules that the model has not, layer 30 mlp.down_proj")],
+)  # fmt: skip
+def test_an_adapter_of_a_model_of_other_layers_is_not_served(change, expected, tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    adapter = Path(shutil.copytree(ROOT / "results" / "cpu" / "book" / "adapters" / "sgpt", tmp_path / "sgpt"))
+    tensors = {change(name): tensor for name, tensor in load_file(adapter / "adapter_model.safetensors").items()}
+    tensors.pop(None, None)
+    save_file(tensors, adapter / "adapter_model.safetensors")
+    fault = f"{adapter}/adapter_model.safetensors does not fit {BASE}: {expected}"
+    with pytest.raises(ModelError, match=fault), serving(server_spec("embedded", BASE, 1, str(adapter))):
+        pass
 
 
 def test_rotary_rows_are_put_side_by_side():

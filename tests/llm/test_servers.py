@@ -218,6 +218,14 @@ def test_what_the_embedded_server_cannot_load_is_known_before_a_download(monkeyp
         pass
 
 
+def test_gguf_weights_are_refused_for_vllm_before_it_starts_with_what_to_do(monkeypatch, tmp_path):
+    monkeypatch.setenv("ECPO_CACHE", str(tmp_path))
+    monkeypatch.setattr("ecpo_utils.llm.servers.fetch_model", lambda name: pytest.fail("fetched"))
+    expected = rf"vLLM loads model folders; {MODEL} is a gguf model, use provider: embedded, or .*ecpo export model FOLDER --adapter none"
+    with pytest.raises(ModelError, match=expected), serving(ServerSpec("vllm", MODEL)):
+        pass
+
+
 def test_an_adapter_that_is_not_there_is_known_before_a_server_starts(tmp_path):
     with pytest.raises(ModelError, match="no adapter at .*nowhere/adapter_model.safetensors; train it first"):
         server_spec("embedded", MODEL, 2, str(tmp_path / "nowhere"))

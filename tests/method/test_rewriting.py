@@ -38,8 +38,19 @@ def test_turns_at_or_under_lambda_are_selected(make_row):
 
 
 def test_no_turn_under_lambda_says_how_low_the_scores_are(make_row):
-    with pytest.raises(TrainingError, match=r"no turn of 1 dialogues is scored at or under 3 \(lowest: 4\); raise satisfaction_threshold"):
+    found = r"no turn of 1 dialogues \(game/trajectories/actcrs_expert.jsonl\) is scored at or under 3 \(lowest: 4\)"
+    with pytest.raises(TrainingError, match=f"{found}; raise satisfaction_threshold"):
         select_turns([make_row()], 3)
+
+
+def test_where_no_turn_is_scored_no_threshold_is_advised(make_row):
+    row = make_row()
+    for turn in row.turns:
+        turn.confirmation = Confirmation(error="no 'flexibility' in the reply")
+    expected = r"no turn of 2 dialogues \(game/trajectories/actcrs_expert.jsonl\) is scored at all; 'error' there.* mend the simulator"
+    with pytest.raises(TrainingError, match=expected) as told:
+        select_turns([row, make_row("game/u2/g1", status="failed", turns=[], error="HTTP 500")], 5)
+    assert "satisfaction_threshold" not in str(told.value)
 
 
 def test_a_rewrite_becomes_a_pair_in_the_exact_state(make_row, rewrite, study):

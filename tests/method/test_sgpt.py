@@ -6,6 +6,8 @@ from ecpo_utils.core.errors import SchemaError, TrainingError
 from ecpo_utils.llm.prompts import load_prompt
 from ecpo_utils.method.sgpt import build_sft_examples, draw_validation_users, split_by_user, without_example
 
+FILE = "game/trajectories/actcrs_expert.jsonl"
+
 
 def test_every_action_of_a_successful_dialogue_is_one_example(make_row):
     examples = build_sft_examples([make_row(), make_row("game/u2/g1", success=False)])
@@ -26,7 +28,7 @@ def test_the_worked_example_leaves_the_prompt_and_nothing_else_does(make_row):
 
 @pytest.mark.parametrize("status", ["failed", "leak"])
 def test_a_dialogue_that_failed_or_leaked_is_no_success(make_row, status):
-    with pytest.raises(TrainingError, match="none of 1 expert dialogues recommended its target.*raise num_sgpt_tasks"):
+    with pytest.raises(TrainingError, match=rf"none of 1 expert dialogues recommended its target \({FILE}\).*raise num_sgpt_tasks"):
         build_sft_examples([make_row(status=status)])
 
 

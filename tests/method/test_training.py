@@ -14,12 +14,22 @@ from safetensors.torch import load_file, save_file
 
 from ecpo_utils.core.errors import ModelError, TrainingError
 from ecpo_utils.core.schema import PreferencePair, SFTExample
-from ecpo_utils.method import training
-from ecpo_utils.method.backbone import load_adapter, load_backbone, trim_heap
+from ecpo_utils.llm.models import find_model
+from ecpo_utils.method import backbone, training
+from ecpo_utils.method.backbone import load_adapter, load_backbone, trim_heap, weights_dtype
 from ecpo_utils.method.divergence import compare_policies
 from ecpo_utils.method.sequences import join_examples, tokens
 from ecpo_utils.method.sgpt import build_sft_examples
-from ecpo_utils.method.training import TrainingSet, load_history, preference_rows, share_batch, train_adapter
+from ecpo_utils.method.training import (
+    TrainingSet,
+    device_options,
+    enlarge_batch,
+    estimate_row_bytes,
+    load_history,
+    preference_rows,
+    share_batch,
+    train_adapter,
+)
 
 
 @pytest.fixture
@@ -254,6 +264,101 @@ def test_a_checkpoint_of_another_backbone_is_refused(sgpt, make_params, pairs, t
         train_adapter("dpo", params, rows, tmp_path / "a", start=sgpt)
 
 
+SPOILT = {
+    "a layer fewer": r"adapter_model.safetensors does not fit .*: it lacks 14 of 28 tensors, layer 1 mlp.down_proj lora_A first",
+    "a layer more": r"adapter_model.safetensors does not fit .*: it has 14 tensors for modules that the model has not, layer 2 mlp.down",
+    "half a module": r"adapter_model.safetensors does not fit .*: it lacks 1 of 28 tensors, layer 1 self_attn.v_proj lora_A first",
+    "a kind fewer": r"adapter_model.safetensors does not fit .*: it lacks the .*o_proj of its adapter_config.json",
+    "no LoRA": r"adapter_model.safetensors does not fit .*: it holds no LoRA",
+    "another name": r"adapter_config.json: base_model_name_or_path is 'another-model', not smollm2-135m-instruct",
+    "no name": r"adapter_config.json: base_model_name_or_path is 'None', not smollm2-135m-instruct",
+    "weights cut short": r"adapter_model.safetensors is broken \(",
+    "empty weights": r"adapter_model.safetensors is broken \(",
+    "config cut short": r"adapter_config.json is broken \(",
+    "config of another kind": r"adapter_config.json is broken \(no JSON object\)",
+}
+
+
+def spoil(folder, fault):
+    config, file = folder / "adapter_config.json", folder / "adapter_model.safetensors"
+    tensors, data = weights(folder), file.read_bytes()
+    changed = {
+        "a layer fewer": {name: tensor for name, tensor in tensors.items() if ".layers.1." not in name},
+        "a layer more": tensors | {name.replace(".layers.1.", ".layers.2."): tensor.clone() for name, tensor in tensors.items()},
+        "half a module": {name: tensor for name, tensor in tensors.items() if ".1.self_attn.v_proj.lora_A" not in name},
+        "a kind fewer": {name: tensor for name, tensor in tensors.items() if "o_proj" not in name},
+        "no LoRA": {"base_model.model.lm_head.weight": torch.zeros(1)},
+    }
+    texts = {
+        "another name": json.dumps({**json.loads(config.read_text()), "base_model_name_or_path": "another-model"}),
+        "no name": json.dumps({**json.loads(config.read_text()), "base_model_name_or_path": None}),
+        "config cut short": config.read_text()[:40],
+        "config of another kind": "[]",
+    }
+    if fault in changed:
+        save_file(changed[fault], file)
+    elif fault in texts:
+        config.write_text(texts[fault])
+    else:
+        file.write_bytes(data[: len(data) // 2] if fault == "weights cut short" else b"")
+
+
+def test_a_checkpoint_that_is_broken_or_of_another_model_is_refused(sgpt, make_params, pairs, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "SAVE_STEPS", 1)
+    params, rows = make_params(dpo_num_train_epochs=3.0), TrainingSet(pairs)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(training, "_watch", dying_at(2))
+        train_adapter("dpo", params, rows, tmp_path / "a", start=sgpt)
+    (work,) = tmp_path.glob(".a.*")
+    shutil.copytree(work / "checkpoint-1", tmp_path / "whole")
+    monkeypatch.setattr(training, "load_backbone", lambda name: pytest.fail("loaded"))
+    for fault, message in SPOILT.items():
+        shutil.rmtree(work / "checkpoint-1")
+        shutil.copytree(tmp_path / "whole", work / "checkpoint-1")
+        spoil(work / "checkpoint-1", fault)
+        with pytest.raises(ModelError, match=f"^{work}/checkpoint-1/{message}.*; remove {work} to train anew$"):
+            train_adapter("dpo", params, rows, tmp_path / "a", start=sgpt)
+
+
+@pytest.mark.parametrize("card", [True, False])
+def test_a_start_that_is_broken_or_of_another_model_is_refused(card, sgpt, tiny, make_params, pairs, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "load_backbone", lambda name: (None, backbone_tokenizer))
+    backbone_tokenizer = load_backbone(tiny)[1]
+    for number, (fault, message) in enumerate(SPOILT.items()):
+        other = shutil.copytree(sgpt, tmp_path / f"{number}")
+        spoil(other, fault)
+        if not card:
+            (other / "training.json").unlink()
+        remedy = f"remove {other} to have it trained anew, or correct 'adapter' or 'cra' in the params file"
+        with pytest.raises(ModelError, match=f"^{other}/{message}.*; {remedy}$"):
+            train_adapter("dpo", make_params(), TrainingSet(pairs), tmp_path / "a", start=other)
+
+
+def test_an_adapter_may_name_the_models_repository_and_leave_layers_out_if_it_says_so(sgpt, tiny, tmp_path):
+    config = json.loads((sgpt / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == tiny
+    spoil(sgpt, "a layer fewer")
+    changes = {"base_model_name_or_path": "HuggingFaceTB/SmolLM2-135M-Instruct", "layers_to_transform": [0]}
+    (sgpt / "adapter_config.json").write_text(json.dumps(config | changes))
+    load_adapter(load_backbone(tiny)[0], tiny, sgpt)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", "\x00"])
+def test_a_broken_card_is_told_with_what_to_do(content, sgpt, tiny, make_params, pairs, tmp_path):
+    (sgpt / "training.json").write_text(content)
+    broken = f"^{sgpt}/training.json is broken .*; remove {sgpt} to train it anew$"
+    for train in (
+        lambda: load_history(sgpt),
+        lambda: train_adapter("sft", make_params(), TrainingSet(pairs), sgpt),
+        lambda: train_adapter("dpo", make_params(), TrainingSet(pairs), tmp_path / "a", start=sgpt),
+    ):
+        with pytest.raises(TrainingError, match=broken):
+            train()
+    if content != "{}":
+        with pytest.raises(ModelError, match=f"^{sgpt}/training.json is broken .*; remove {sgpt} to have it trained anew"):
+            load_adapter(None, tiny, sgpt)
+
+
 @pytest.mark.parametrize("method", ["dpo", "kto", "simpo"])
 def test_preference_methods_start_at_the_sgpt_policy_and_prefer_the_chosen_after(method, sgpt, tiny, make_params, pairs, tmp_path):
     params = make_params(dpo_num_train_epochs=4.0, dpo_learning_rate=5e-3, kto_learning_rate=5e-3, simpo_learning_rate=5e-3)
@@ -393,6 +498,74 @@ def test_rows_that_cannot_be_shared_evenly_name_the_parameters(make_params):
         share_batch(params, "sft", 4)
 
 
+@pytest.mark.parametrize(
+    ("batch", "fitting", "expected"),
+    [((1, 32), 5, (4, 8)), ((2, 16), 64, (32, 1)), ((2, 16), 7, (4, 8)), ((2, 16), 0, (2, 16)), ((2, 16), -3, (2, 16)), ((3, 1), 9, (3, 1)),
+     ((1, 6), 5, (3, 2))],
+)  # fmt: skip
+def test_a_gpu_takes_as_many_rows_at_once_as_fit_and_the_rows_of_a_step_stay(batch, fitting, expected):
+    found = tuple(enlarge_batch(dict(zip(training.BATCH, batch, strict=True)), fitting * 100 + 99, 100).values())
+    assert found == expected and math.prod(found) == math.prod(batch)
+
+
+def test_a_row_takes_memory_by_its_tokens_layers_and_width():
+    config = SimpleNamespace(hidden_size=4096, num_hidden_layers=32, vocab_size=128_256)  # an 8B model
+    assert estimate_row_bytes("sft", config, 1000) == 2 * 4096 * (32 + 64) * 1000
+    assert estimate_row_bytes("dpo", config, 1000) == 2 * estimate_row_bytes("sft", config, 1000)
+    assert estimate_row_bytes("simpo", config, 1000) == estimate_row_bytes("dpo", config, 1000) + 2 * 12 * 128_256 * 1000
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "expected"),
+    [("sft", {}, (8, 1)), ("dpo", {}, (4, 2)), ("simpo", {}, (4, 2)), ("dpo", {"dpo_sft_weight": 1.0}, (1, 8)), ("kto", {}, (2, 8))],
+)
+def test_a_batch_grows_on_a_gpu_only_and_where_the_training_stays_the_same(method, changes, expected, make_params, monkeypatch):
+    config = SimpleNamespace(hidden_size=64, num_hidden_layers=2, vocab_size=0)
+    model = SimpleNamespace(config=config, get_memory_footprint=lambda: 10**6)
+    names = [f"{training._prefix(method)}_{name}" for name in training.BATCH]
+    params = make_params(**dict(zip(names, (1, 8), strict=True)), **changes)
+    assert math.prod(training._batch(method, params, model, 100).values()) == math.prod(expected)
+    assert training._batch(method, params, model, 100) == share_batch(params, training._prefix(method), 1, at_once=1 + (method == "kto"))
+    sizes = [10**6 + 8 * 2 * 64 * 66 * 100 * 2, 10**12]  # of two GPUs; half of what is left of the smaller holds eight rows
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda gpu: SimpleNamespace(total_memory=sizes[gpu]))
+    assert tuple(training._batch(method, params, model, 100).values()) == expected
+
+
+@pytest.mark.parametrize("method", ["sft", "dpo", "simpo"])
+def test_more_rows_at_once_learn_the_same(method, tiny, make_params, examples, pairs, sgpt, tmp_path):
+    rows, start = (TrainingSet(examples[:4]), None) if method == "sft" else (TrainingSet(pairs[:4]), sgpt)
+    found = {}
+    for size in (1, 4):
+        names = [f"{training._prefix(method)}_{name}" for name in training.BATCH]
+        params = make_params(**dict(zip(names, (size, 4 // size), strict=True)), sft_num_train_epochs=1.0, dpo_num_train_epochs=1.0)
+        found[size] = load_history(train_adapter(method, params, rows, tmp_path / f"{size}", start=start))
+    assert [found[size]["rows_at_once"] for size in found] == [1, 4] and found[1]["steps"] == found[4]["steps"] == 1
+    losses, norms = ([found[size]["history"][0][key] for size in found] for key in ("loss", "grad_norm"))
+    assert losses[0] == pytest.approx(losses[1], rel=0.01) and norms[0] == pytest.approx(norms[1], rel=0.05)  # bfloat16
+
+
+@pytest.mark.parametrize(
+    ("gpu", "native", "expected"),
+    [
+        (False, False, (torch.bfloat16, False, False)),
+        (True, True, (torch.bfloat16, True, False)),
+        (True, False, (torch.float16, False, True)),
+    ],
+)
+def test_a_gpu_without_bfloat16_trains_in_float16_with_a_float32_adapter(gpu, native, expected, tiny, make_params, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: gpu)
+        patch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: native or including_emulation)
+        dtype, options = weights_dtype(), device_options()
+    assert (dtype, options["bf16"], options["fp16"]) == expected and options["use_cpu"] is not gpu
+    monkeypatch.setattr(backbone, "weights_dtype", lambda: dtype)
+    model = training.add_adapter(load_backbone(tiny)[0], make_params())
+    assert {value.dtype for value in model.parameters() if not value.requires_grad} == {dtype}
+    assert {value.dtype for value in model.parameters() if value.requires_grad} == {torch.float32}
+
+
 def test_without_a_launcher_one_of_several_gpus_is_used(tmp_path):
     from trl import SFTConfig
 
@@ -415,6 +588,17 @@ def test_rows_longer_than_the_context_name_the_dialogue_and_the_parameter(tiny, 
         train_adapter("sft", make_params(sft_max_length=64), TrainingSet(examples), tmp_path / "a")
     with pytest.raises(TrainingError, match=r"dpo: dialogue game/u0/g1 turn 0 has \d+ tokens; raise dpo_max_length"):
         train_adapter("dpo", make_params(dpo_max_length=64), TrainingSet(pairs), tmp_path / "a", start=sgpt)
+
+
+def test_rows_longer_than_the_model_reads_name_its_context_whatever_the_parameter_allows(tiny, make_params, examples, pairs, monkeypatch):
+    monkeypatch.setattr(training, "find_model", lambda name: find_model(name).model_copy(update={"context_tokens": 48}))
+    _, tokenizer = load_backbone(tiny)
+    reads = rf"turn 0 has \d+ tokens, {tiny} reads 48 \(context_tokens in params/models.yaml\), whatever"
+    for method, rows in (("sft", join_examples(examples, tokenizer)), ("dpo", pairs)):
+        for limit in (64, 4096):
+            expected = rf"^{method}: dialogue game/u0/g1 {reads} {method}_max_length \(now {limit}\) allows; lower max_turns"
+            with pytest.raises(TrainingError, match=expected):
+                training._check_lengths(method, make_params(**{f"{method}_max_length": limit}), TrainingSet(rows), tokenizer)
 
 
 def test_weights_that_are_no_numbers_after_the_last_step_are_not_published(tiny, make_params, pairs, sgpt, tmp_path):
