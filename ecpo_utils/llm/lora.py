@@ -60,7 +60,7 @@ def check_adapter(name: str, adapter: Path, *, remedy: str = "") -> None:
     settings = _read_object(config, remedy)
     base = settings.get("base_model_name_or_path")
     if not base or base not in (name, find_model(name).hub):
-        raise ModelError(f"{config}: base_model_name_or_path is '{base}', not {name}; {remedy} (or, if it is that model, write so there)")
+        raise ModelError(f"{config}: base_model_name_or_path is '{base}', not {name} (if it is that model, write so there); {remedy}")
     if (adapter / CARD).is_file():
         card = _read_object(adapter / CARD, remedy)
         if card.get("base_model_files") != weights_hashes(name):

@@ -1,9 +1,9 @@
 """Rollouts with scripted models: rows, failures, and how a run goes on after it was stopped."""
 
 import inspect
+import itertools
 import json
 import re
-import time
 from pathlib import Path
 
 import pytest
@@ -176,7 +176,7 @@ def test_usage_is_counted_by_role(play, study):
 
 def test_scores_are_asked_for_beside_the_next_steps_where_the_user_does_not_need_them(play, study):
     """One call to open, then three a round: 20 in all, of which 16 one after the other."""
-    rounds, wait = 5, 0.06
+    rounds, wait = 5, 0.2
     spoken = iter(range(100))
     study.scripts["policy"] = lambda body: Reply(policy_json("respond_to_clarification", message=f"Of kind {next(spoken)}."), delay_s=wait)
     study.scripts["message"] = lambda body: Reply("A port town.", delay_s=wait)
@@ -184,12 +184,12 @@ def test_scores_are_asked_for_beside_the_next_steps_where_the_user_does_not_need
     study.scripts["agent"] = lambda body: Reply(
         "Ask[Alone?]" if "Observation:" in body["messages"][-1]["content"] else "Search[a port]", delay_s=wait
     )
-    started = time.monotonic()
     (row,) = play(TASKS[:1], max_turns=rounds)
-    critical = (time.monotonic() - started) / wait
+    arrivals = [chat.time for chat in study.endpoint.chats]
+    waited_for = 1 + sum(later - earlier >= wait for earlier, later in itertools.pairwise(arrivals))  # sooner: beside one in flight
     assert sum(usage.calls for usage in row.usage.values()) == len(study.endpoint.chats) == 20
     assert all(turn.confirmation.satisfaction == 5 for turn in row.turns)
-    assert 16 <= critical < 19
+    assert waited_for == 16
 
 
 def test_small_models_wait_for_the_scores_that_decide_their_patience(play, study):
