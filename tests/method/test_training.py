@@ -251,13 +251,19 @@ def test_a_killed_training_goes_on_from_its_checkpoint_to_the_same_weights(
         assert tensor.allclose(weights(pieces)[name], atol=1e-6)
 
 
-def test_a_checkpoint_of_another_backbone_is_refused(sgpt, make_params, pairs, tmp_path, monkeypatch):
+def kill_after_a_checkpoint(params, rows, folder, start, monkeypatch):
+    """Begin to train the adapter `a` in a folder; returns where its checkpoint lies."""
     monkeypatch.setattr(training, "SAVE_STEPS", 1)
-    params, rows = make_params(dpo_num_train_epochs=3.0), TrainingSet(pairs)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(training, "_watch", dying_at(2))
-        train_adapter("dpo", params, rows, tmp_path / "a", start=sgpt)
-    (work,) = tmp_path.glob(".a.*")
+        train_adapter("dpo", params, rows, folder / "a", start=start)
+    (work,) = folder.glob(".a.*")
+    return work
+
+
+def test_a_checkpoint_of_another_backbone_is_refused(sgpt, make_params, pairs, tmp_path, monkeypatch):
+    params, rows = make_params(dpo_num_train_epochs=3.0), TrainingSet(pairs)
+    work = kill_after_a_checkpoint(params, rows, tmp_path, sgpt, monkeypatch)
     wider = {name: torch.cat([tensor, tensor]) for name, tensor in weights(work / "checkpoint-1").items()}
     save_file(wider, work / "checkpoint-1" / "adapter_model.safetensors")
     with pytest.raises(TrainingError, match=f"checkpoint-1 does not fit this backbone .*; remove {work} to train anew"):
@@ -304,12 +310,8 @@ def spoil(folder, fault):
 
 
 def test_a_checkpoint_that_is_broken_or_of_another_model_is_refused(sgpt, make_params, pairs, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "SAVE_STEPS", 1)
     params, rows = make_params(dpo_num_train_epochs=3.0), TrainingSet(pairs)
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(training, "_watch", dying_at(2))
-        train_adapter("dpo", params, rows, tmp_path / "a", start=sgpt)
-    (work,) = tmp_path.glob(".a.*")
+    work = kill_after_a_checkpoint(params, rows, tmp_path, sgpt, monkeypatch)
     shutil.copytree(work / "checkpoint-1", tmp_path / "whole")
     monkeypatch.setattr(training, "load_backbone", lambda name: pytest.fail("loaded"))
     for fault, message in SPOILT.items():
