@@ -94,7 +94,8 @@ async def rewrite_replies(run: Run, played: Played) -> dict[Domain, list[Rewrite
             rows = [row for each in systems.values() for row in each]
             path = run.paths.rewrites(domain, "sgpt")
             options = {"threshold": run.params.satisfaction_threshold, "path": path, "confirmer": confirmer}
-            found[domain] = await rewrite_turns(rows, clients["rewriter"], items, mode=run.params.rewriter_mode, **options)
+            options |= {"mode": run.params.rewriter_mode, "reads": run.params.rewriter_reads}
+            found[domain] = await rewrite_turns(rows, clients["rewriter"], items, **options)
             write_jsonl(run.paths.pairs(domain, "sgpt"), build_pairs(found[domain]))
     return found
 

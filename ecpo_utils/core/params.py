@@ -147,6 +147,7 @@ class Params(BaseModel):
     sft_max_length: int = Field(ge=64)
     satisfaction_threshold: int = Field(ge=0, le=5)  # lambda: turns scored at or below it are rewritten
     rewriter_mode: Literal["narrow", "full"]
+    rewriter_reads: Literal["confirmation", "instruction"]  # its own of each turn, or the same for all: "w/o EC", section 3.4
     verify_rewrites: bool  # whether a rewrite must score higher than its original to make a pair; the paper does not ask
     preference_methods: list[Literal["dpo", "kto", "simpo"]] = Field(min_length=1)
     dpo_learning_rate: float = Field(gt=0)

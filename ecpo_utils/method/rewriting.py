@@ -21,11 +21,11 @@ from ..dialogue.simulator import echoes
 from ..llm.client import ChatClient, Meter
 from ..llm.prompts import load_examples, load_prompt, render
 from . import narrow_rewriter
-from .narrow_rewriter import MAX_WORDS, NarrowRewriter
+from .narrow_rewriter import MAX_WORDS, NarrowRewriter, RewriterReads
 from .sgpt import trajectory_files
 
 RewriterMode = Literal["narrow", "full"]
-PROMPTS = ("rewrite_system", "rewrite_examples", "rewrite_request")
+PROMPTS = ("rewrite_system", "rewrite_examples", "rewrite_request", "rewrite_instruction")
 REWRITE_TOKENS = 200
 NO_ACTION = "none, the user read an error message"
 LENGTHENED = 1.5, 15  # an action of the same kind may have so many times the words of the original and so many more
@@ -75,6 +75,7 @@ async def rewrite_turns(
     threshold: int,
     path: Path,
     mode: RewriterMode = "full",
+    reads: RewriterReads = "confirmation",
     confirmer: Confirmer | None = None,
 ) -> list[Rewrite]:
     """Send every unsatisfactory reply to the rewriter and write `path` line by line; resumes.
@@ -86,6 +87,8 @@ async def rewrite_turns(
         threshold: Lambda, 0-5: turns scored at or under it.
         path: The records' file.
         mode: "full": the rewriter writes the whole action, as in the paper; "narrow": single sentences, for small models.
+        reads: "confirmation": what the user confirmed of this very turn; "instruction": one common instruction for all turns, the
+            paper's ablation "w/o EC" (section 3.4).
         confirmer: Scores each rewrite in its place; one that scores no higher than the original makes no pair. None, as in
             the paper: every rewrite is taken to be better.
 
@@ -96,7 +99,7 @@ async def rewrite_turns(
         TrainingError: If no turn is scored that low.
         EndpointError: If no further call can succeed, or the endpoint failed on five replies in a row; finished records stay.
     """
-    selected, config = select_turns(rows, threshold), _config(client, mode, confirmer)
+    selected, config = select_turns(rows, threshold), _config(client, mode, reads, confirmer)
     # the dialogue's own digest stands for how a confirmation is made
     wanted = {(row.task_id, turn.index): _blank(row, turn, digest([config, row.config]) if confirmer else config) for row, turn in selected}
     old = {(r.task_id, r.turn): r for r in load_resumable(path, Rewrite)}
@@ -107,7 +110,7 @@ async def rewrite_turns(
     async def one(pair: tuple[Trajectory, Turn]) -> None:
         row, turn = pair
         key = row.task_id, turn.index
-        record = await _rewrite(row, turn, wanted[key], client, items, titles, mode, confirmer)
+        record = await _rewrite(row, turn, wanted[key], client, items, titles, mode, reads, confirmer)
         append_jsonl(path, record)
         done[key] = record
         fault = record.thought if record.dropped == ENDPOINT_ERROR else None
@@ -120,10 +123,10 @@ async def rewrite_turns(
     return records
 
 
-def _config(client: ChatClient, mode: RewriterMode, confirmer: Confirmer | None) -> str:
+def _config(client: ChatClient, mode: RewriterMode, reads: RewriterReads, confirmer: Confirmer | None) -> str:
     texts = [load_prompt(name) for name in (PROMPTS if mode == "full" else narrow_rewriter.PROMPTS)]
     code = [Path(module).read_text("utf-8") for module in (__file__, narrow_rewriter.__file__)]
-    return digest([client.identity, mode, confirmer and [confirmer.client.identity, confirmer.mode], texts, code])
+    return digest([client.identity, mode, reads, confirmer and [confirmer.client.identity, confirmer.mode], texts, code])
 
 
 async def _rewrite(
@@ -134,6 +137,7 @@ async def _rewrite(
     items: Mapping[str, Item],
     titles: Mapping[str, str],
     mode: RewriterMode,
+    reads: RewriterReads,
     confirmer: Confirmer | None,
 ) -> Rewrite:
     """One reply and its repair, with the reason why it makes no pair, if so."""
@@ -142,9 +146,9 @@ async def _rewrite(
     seen, meter = _seen_items(row, turn, items), Meter()
     try:
         if mode == "narrow":
-            thought, action = await NarrowRewriter(client, meter).repair(row, turn, seen, is_error=is_system_error(turn))
+            thought, action = await NarrowRewriter(client, meter, reads).repair(row, turn, seen, is_error=is_system_error(turn))
         else:
-            thought, action = await _rewrite_whole(row, turn, record, seen, client, meter)
+            thought, action = await _rewrite_whole(row, turn, record, seen, client, meter, reads)
         repaired = _checked(record, thought, action, row, turn, seen, titles)
         if confirmer and repaired.dropped is None:
             repaired = await _confirmed(repaired, row, turn, confirmer, meter)
@@ -158,13 +162,13 @@ async def _rewrite(
 
 
 async def _rewrite_whole(
-    row: Trajectory, turn: Turn, record: Rewrite, seen: Sequence[Item], client: ChatClient, meter: Meter
+    row: Trajectory, turn: Turn, record: Rewrite, seen: Sequence[Item], client: ChatClient, meter: Meter, reads: RewriterReads
 ) -> tuple[str, Action]:
     """What is to change, and the action, as the rewriter writes them in one answer."""
     messages = [
         {"role": "system", "content": render("rewrite_system", noun=NOUNS[row.domain])},
         *load_examples("rewrite_examples"),
-        {"role": "user", "content": _request(row, turn, record, seen)},
+        {"role": "user", "content": _request(row, turn, record, seen, reads)},
     ]
     text = (await client.complete(messages, max_tokens=REWRITE_TOKENS, meter=meter)).text
     match = _ANSWER.search(text)
@@ -239,14 +243,15 @@ def _seen_items(row: Trajectory, turn: Turn, items: Mapping[str, Item]) -> list[
     return [items[item_id] for item_id in dict.fromkeys(ids) if item_id in items]
 
 
-def _request(row: Trajectory, turn: Turn, record: Rewrite, seen: Sequence[Item]) -> str:
+def _request(row: Trajectory, turn: Turn, record: Rewrite, seen: Sequence[Item], reads: RewriterReads) -> str:
     names = {"user": "User", "assistant": "Agent"}
+    reason = quote_for_agents(record.reason) or "The reply did not satisfy the user."
     return render(
         "rewrite_request",
         conversation="\n".join(f"{names[m['role']]}: {quote_for_agents(m['content'])}" for m in spoken_before(row, turn)),
         found=render_items(seen[:8]) or "none yet",
         action=NO_ACTION if is_system_error(turn) else quote_for_agents(record.original),
-        reason=quote_for_agents(record.reason) or "The reply did not satisfy the user.",
+        reason=reason if reads == "confirmation" else load_prompt("rewrite_instruction"),
     )
 
 

@@ -10,6 +10,7 @@ from ecpo_utils.core.errors import EndpointError, TrainingError
 from ecpo_utils.core.schema import Confirmation, Rewrite
 from ecpo_utils.dialogue.agents.base import SYSTEM_ERROR
 from ecpo_utils.dialogue.confirmation import Confirmer
+from ecpo_utils.llm.prompts import load_prompt
 from ecpo_utils.method.rewriting import build_pairs, index_titles, invents_title, kept_words, rewrite_turns, select_turns, unsaid_names
 
 CATALOGUE = {item.item_id: item for item in ITEMS}
@@ -64,6 +65,15 @@ def test_a_rewrite_becomes_a_pair_in_the_exact_state(make_row, rewrite, study):
     assert record.thought == "take it up." and record.dropped is None and record.usage["rewriter"].calls == 1
     request = study.endpoint.chats[-1].body["messages"][-1]["content"]
     assert "User: A game, please." in request and "Ask[Alone or together?]" in request and "guidance is lacking" in request
+
+
+def test_without_the_confirmation_the_rewriter_reads_one_instruction_for_all(make_row, rewrite, study):
+    (record,) = rewrite([make_row(example=False)], ASK, reads="instruction")
+    request = study.endpoint.chats[-1].body["messages"][-1]["content"]
+    assert load_prompt("rewrite_instruction") in request and "guidance is lacking" not in request
+    assert "guidance is lacking" in record.reason and record.dropped is None
+    rewrite([make_row(example=False)], ASK)
+    assert "guidance is lacking" in study.endpoint.chats[-1].body["messages"][-1]["content"]  # the other's records are not reused
 
 
 @pytest.mark.parametrize(
