@@ -27,10 +27,10 @@ from ecpo_utils.dialogue.shards import embed_shards
 from ecpo_utils.dialogue.vector_index import build_index, load_index
 from ecpo_utils.doctor import profile_lacks
 from ecpo_utils.llm import supervisor
+from ecpo_utils.llm.adapters import check_adapter
 from ecpo_utils.llm.cache import ResponseCache
 from ecpo_utils.llm.endpoints import open_clients
 from ecpo_utils.llm.formats import refuse_code
-from ecpo_utils.llm.lora import check_adapter
 from ecpo_utils.llm.models import load_registry, locate_model
 from ecpo_utils.llm.servers import adapter_hash, server_spec
 from ecpo_utils.run import open_run

@@ -24,7 +24,8 @@ from pathlib import Path
 from ..core.artifacts import digest, sha256_file
 from ..core.errors import ModelError
 from ..core.paths import cache_root
-from .lora import adapter_rank, check_adapter, gguf_adapter, refuse_pickled_adapter
+from .adapters import adapter_rank, check_adapter, refuse_pickled_adapter
+from .gguf_adapters import gguf_adapter
 from .models import fetch_model, find_model
 
 logger = logging.getLogger(__name__)

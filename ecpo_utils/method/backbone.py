@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..core.errors import TrainingError
 from ..core.params import Params
-from ..llm.lora import check_adapter
+from ..llm.adapters import check_adapter
 from ..llm.models import fetch_model, find_model
 
 if TYPE_CHECKING:

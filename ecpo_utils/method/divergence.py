@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.schema import Message, PreferencePair
-from ..llm.lora import check_adapter
+from ..llm.adapters import check_adapter
 from .backbone import free_memory, load_adapter, load_backbone
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from ..core.artifacts import digest, write_json, writing
 from ..core.errors import TrainingError
 from ..core.params import Params
 from ..core.schema import Message, PreferencePair, SFTExample
-from ..llm.lora import CARD, PEFT_FILES, check_adapter
+from ..llm.adapters import CARD, PEFT_FILES, check_adapter
 from ..llm.models import fetch_model, find_model, weights_hashes
 from .backbone import add_adapter, free_memory, load_adapter, load_backbone, trim_heap, weights_dtype
 from .cards import write_card

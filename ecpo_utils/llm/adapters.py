@@ -1,4 +1,4 @@
-"""LoRA adapters in PEFT's layout, converted for llama.cpp's server. Libraries: gguf, safetensors."""
+"""LoRA adapters in PEFT's layout: what a folder must hold to be one of a model. Libraries: gguf, safetensors."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from ..core.artifacts import digest, sha256_file, write_json
+from ..core.artifacts import digest, write_json
 from ..core.errors import ArtifactError, ModelError
 from ..core.paths import cache_root
 from .formats import PICKLES
@@ -23,7 +21,6 @@ if TYPE_CHECKING:
 CARD = "training.json"  # beside an adapter's weights: what it was trained on and how
 PEFT_FILES = ("adapter_config.json", "adapter_model.safetensors")
 PARTS = ("lora_A", "lora_B")  # of each module
-PERMUTED = {"llama": ("q_proj", "k_proj")}  # llama.cpp stores these with the two halves of each rotary pair side by side
 
 
 def refuse_pickled_adapter(adapter: Path) -> None:
@@ -98,7 +95,7 @@ def _read_object(path: Path, remedy: str) -> dict:
 def _misfit(keys: Collection[str], settings: dict, name: str) -> str:
     """What the tensors of an adapter lack or have too much, "" if they are those of every layer of a model."""
     there, rename = _base_modules(name)
-    tuned = [(module, part) for module, part in map(_split, keys) if part in PARTS]
+    tuned = [(module, part) for module, part in map(split_key, keys) if part in PARTS]
     if not tuned:
         return "it holds no LoRA"
     found = {(*_place(rename(module)), part) for module, part in tuned}
@@ -139,17 +136,18 @@ def _base_modules(name: str) -> tuple[Collection[str], Callable[[str], str]]:
         facts = {"architecture": architecture, "blocks": blocks, "modules": modules}
         with contextlib.suppress(ArtifactError):  # a cache that others fill
             write_json(kept, facts)
-    names = _name_map(facts["architecture"], facts["blocks"])
+    names = name_map(facts["architecture"], facts["blocks"])
     return facts["modules"], lambda module: names.get_name(module) or module
 
 
-def _name_map(architecture: str, blocks: int) -> TensorNameMap:
+def name_map(architecture: str, blocks: int) -> TensorNameMap:
+    """llama.cpp's names of an architecture's tensors, for so many layers, by those of transformers."""
     import gguf
 
     return gguf.get_tensor_name_map(next(key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == architecture), blocks)
 
 
-def _split(key: str) -> tuple[str, str]:
+def split_key(key: str) -> tuple[str, str]:
     """Module and part ("lora_A", "lora_B") of an adapter's tensor."""
     module, _, part = key.removeprefix("base_model.model.").removesuffix(".weight").rpartition(".")
     return module, part
@@ -164,64 +162,3 @@ def _place(module: str) -> tuple[str, str]:
 def adapter_rank(adapter: Path) -> int:
     """r of a LoRA adapter."""
     return int(json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["r"])
-
-
-def gguf_adapter(adapter: Path, base: Path) -> Path:
-    """The adapter as a GGUF file for a base model's GGUF file; converted once, kept in the cache.
-
-    Args:
-        adapter: Folder with `adapter_config.json` and `adapter_model.safetensors`.
-        base: GGUF file of the model that it was trained on.
-
-    Raises:
-        ModelError: If the adapter is no plain LoRA, or does not fit the model.
-    """
-    weights = adapter / "adapter_model.safetensors"
-    target = cache_root() / "adapters" / f"{sha256_file(weights)[:16]}-{base.stem}.gguf"
-    if not target.is_file():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_suffix(".partial")
-        _convert(adapter, base, partial)
-        partial.replace(target)
-    return target
-
-
-def _convert(adapter: Path, base: Path, target: Path) -> None:
-    import gguf
-    from safetensors.numpy import load_file
-
-    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-    unsupported = [key for key in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save") if config.get(key)]
-    if config.get("peft_type") != "LORA" or unsupported:
-        raise ModelError(f"{adapter}: llama.cpp serves plain LoRA only (here: {config.get('peft_type')}, {', '.join(unsupported)})")
-    facts = _facts(base)
-    architecture, blocks = facts["general.architecture"], int(facts[f"{facts['general.architecture']}.block_count"])
-    names = _name_map(architecture, blocks)
-    writer = gguf.GGUFWriter(target, architecture)
-    writer.add_type("adapter")
-    writer.add_string("adapter.type", "lora")
-    writer.add_float32("adapter.lora.alpha", float(config["lora_alpha"]))
-    for key, tensor in sorted(load_file(adapter / "adapter_model.safetensors").items()):
-        module, part = _split(key)
-        name = names.get_name(module)
-        if part not in PARTS or name is None:
-            raise ModelError(f"{adapter}: {key} has no place in a {architecture} model of llama.cpp")
-        if part == "lora_B" and module.endswith(PERMUTED.get(architecture, ())):
-            kind = "head_count" if module.endswith("q_proj") else "head_count_kv"
-            tensor = _permute(tensor, int(facts[f"{architecture}.attention.{kind}"]))
-        writer.add_tensor(f"{name}.weight.{part.lower()}", np.ascontiguousarray(tensor, dtype=np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
-def _facts(path: Path) -> dict[str, object]:
-    import gguf
-
-    return {key: field.contents() for key, field in gguf.GGUFReader(path).fields.items() if "tokenizer" not in key}
-
-
-def _permute(rows: np.ndarray, heads: int) -> np.ndarray:
-    """Rows of a rotary projection from the order of transformers to that of llama.cpp."""
-    return rows.reshape(heads, 2, rows.shape[0] // heads // 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)

@@ -9,7 +9,8 @@ import openai
 import pytest
 
 from ecpo_utils.core.errors import ModelError
-from ecpo_utils.llm.lora import _permute, check_adapter, gguf_adapter
+from ecpo_utils.llm.adapters import check_adapter
+from ecpo_utils.llm.gguf_adapters import _permute, gguf_adapter
 from ecpo_utils.llm.models import fetch_model
 from ecpo_utils.llm.servers import server_spec, serving
 
