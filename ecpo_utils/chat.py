@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import inspect
 import os
 import random
 import time
@@ -29,6 +30,7 @@ from .llm.client import ChatClient, Meter
 from .llm.endpoints import open_clients
 from .preparation import prepare_items
 from .run import Run, open_run
+from .simulation import ZERO_SHOT, find_adapter
 
 BACKBONES: tuple[Role, ...] = ("expert", "cra")
 SPLITS = ("test", "ecpo", "sgpt")
@@ -168,7 +170,7 @@ class ChatSession:
 
 @contextlib.asynccontextmanager
 async def open_chat(
-    agent: str, *, profile: str = "quick", domain: str = "", role: str = "expert", task_id: str = ""
+    agent: str, *, profile: str = "quick", domain: str = "", role: str = "", adapter: str = "", task_id: str = ""
 ) -> AsyncIterator[ChatSession]:
     """A session with the servers it needs. Needs no notebook's run: missing items are prepared, and without tasks an item is the target.
 
@@ -176,34 +178,43 @@ async def open_chat(
         agent: Key of `agents.FRAMEWORKS`.
         profile: Name of a params file.
         domain: One of the profile's domains, "" for its first.
-        role: The agent's backbone, "expert" or "cra".
+        role: The agent's backbone, "expert" or "cra"; "" for the expert, with an adapter for the one that is tuned.
+        adapter: Name of the domain's LoRA adapter for `cra` to carry, e.g. "dpo". A backbone with an adapter works without examples,
+            as it was trained.
         task_id: A task of notebook 02, "" to draw one.
 
     Raises:
         ParamsError: If there is no such agent, profile, domain or role.
-        ArtifactError: If there is no such task.
+        ArtifactError: If there is no such task, or no such adapter; names the notebook that trains it.
         EndpointError: If an endpoint refuses or does not answer.
         ModelError: If weights or a server for them cannot be had.
     """
     framework = find_framework(agent)
-    run = _open_run(profile, domain, role)
+    role = role or ("cra" if adapter else "expert")
+    run = _open_run(profile, domain, role, adapter)
+    endpoints = {name: getattr(run.params, name) for name in ("simulator", role)}
+    if adapter:
+        endpoints["cra"] = endpoints["cra"].model_copy(update={"adapter": str(find_adapter(run, run.domains[0], adapter))})
     tasks = _load_tasks(run, task_id)
     database = prepare_items(run)[run.domains[0]]
     options = {name: getattr(run.params, name) for name in framework.takes_params}
+    if endpoints[role].adapter and "few_shot" in inspect.signature(framework).parameters:
+        options |= ZERO_SHOT
     folder = run.paths.chats
     with contextlib.closing(ResponseCache(run.paths.responses)) as cache:
-        endpoints = {name: getattr(run.params, name) for name in ("simulator", role)}
         async with open_clients(endpoints, cache=cache, calls_log=folder / "calls.jsonl", seed=run.params.seed) as clients:
             yield ChatSession(
-                System(f"{agent}_{role}", agent, clients[role], options), clients["simulator"], database,
+                System(f"{agent}_{adapter or role}", agent, clients[role], options), clients["simulator"], database,
                 tasks or _tasks_of_items(database, run.domains[0]), run.params,
                 folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.jsonl",
             )  # fmt: skip
 
 
-def _open_run(profile: str, domain: str, role: str) -> Run:
+def _open_run(profile: str, domain: str, role: str, adapter: str) -> Run:
     if role not in BACKBONES:
         raise ParamsError(f"no backbone '{role}'; there are: {', '.join(BACKBONES)}")
+    if adapter and role != "cra":
+        raise ParamsError(f"adapter '{adapter}' is for the backbone cra, not for {role}; leave the role out")
     run = open_run("chat", {"profile": profile})
     domain = domain or run.domains[0]
     if domain not in run.domains:

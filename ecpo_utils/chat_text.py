@@ -58,7 +58,9 @@ def render_end(session: ChatSession) -> list[str]:
     return [*render_target(session), f"saved in {session.path}" if session.path.is_file() else "nothing was said, nothing is saved"]
 
 
-def render_error(error: EcpoError) -> list[str]:
+def render_error(error: Exception) -> list[str]:
     """An error in a line; what was said to an agent that did not answer is not part of the dialogue."""
+    if not isinstance(error, EcpoError):  # of an agent's own code
+        return [f"ERROR  {type(error).__name__}: {' '.join(str(error).split())}; the dialogue stands as before"]
     again = "" if isinstance(error, ArtifactError) else "; the dialogue stands as before, say it again"
     return [f"ERROR  {' '.join(str(error).split())}{again}"]

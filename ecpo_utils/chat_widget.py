@@ -76,6 +76,9 @@ class ChatWidget:
             self._show(render_confirmation(chat_turn.turn.confirmation))
         except EcpoError as error:
             self._show(render_error(error))
+        except Exception as error:  # of an agent that is being written; nobody awaits this task
+            self._show([*render_error(error), "       its traceback: await widget.busy"])
+            raise
         finally:
             self._enable(True)
 
@@ -96,7 +99,7 @@ async def open_chat_widget(agent: str, **options: str) -> ChatWidget:
 
     Args:
         agent: Key of `agents.FRAMEWORKS`.
-        **options: profile, domain, role, task_id: see `chat.open_chat`.
+        **options: profile, domain, role, adapter, task_id: see `chat.open_chat`.
 
     Raises:
         EcpoError: See `chat.open_chat`.

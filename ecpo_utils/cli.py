@@ -97,7 +97,8 @@ def _parser() -> argparse.ArgumentParser:
 
     chat = add("chat", _chat, "talk with an agent; shows what it does and how a user with a hidden wish would score it")
     chat.add_argument("--agent", required=True, metavar="NAME", help="a framework, e.g. actcrs")
-    chat.add_argument("--role", default="expert", help="the agent's backbone: expert or cra")
+    chat.add_argument("--role", default="", help="the agent's backbone: expert (default) or cra")
+    chat.add_argument("--adapter", default="", metavar="NAME", help="a trained adapter for cra to carry: sgpt, dpo, kto or simpo")
     add_profile(chat, "quick")
     chat.add_argument("--domain", default="", help="one domain of the profile, its first by default")
     chat.add_argument("--task", default="", metavar="ID", help="a task of notebook 02 whose target is the hidden one")
@@ -251,7 +252,8 @@ def _chat(options: argparse.Namespace) -> int:
         import readline  # noqa: F401 (gives input() its line editing)
     with contextlib.suppress(AttributeError):  # a stream of another kind, as in a notebook
         sys.stdin.reconfigure(errors="replace")
-    chat = open_chat(options.agent, profile=options.profile, domain=options.domain, role=options.role, task_id=options.task)
+    chat = open_chat(options.agent, profile=options.profile, domain=options.domain, role=options.role, adapter=options.adapter,
+                     task_id=options.task)  # fmt: skip
     with asyncio.Runner() as runner:
         stack = contextlib.AsyncExitStack()
         try:

@@ -181,9 +181,9 @@ def _dimensions(run: Run) -> Drawing:
 
 def _cases(run: Run) -> Drawing:
     cases = load_cases(run)
-    table = case_table(cases)
+    table, note = case_table(cases), load_reliability(run, {"cases": [verdict for case in cases for verdict in case.verdicts]})
     titles = load_titles(run, (row for case in cases for row in (case.before, case.after)))
-    return Drawing(table, page=case_page(cases, table, titles))
+    return Drawing(table, page=case_page(cases, table, titles, note))
 
 
 EXHIBITS = (
@@ -194,8 +194,8 @@ EXHIBITS = (
     Exhibit("03_separation", _separation),
     Exhibit("03_conduct", lambda run: Drawing(simulator_conduct(_simulated(run)))),
     Exhibit("04_prompt_based_cras", _cras),
-    Exhibit("04_comparisons", lambda run: Drawing(system_comparisons(*_frameworks(run), EXPERT, seed=run.params.seed))),
-    Exhibit("04_backbones", lambda run: Drawing(backbone_win_rates(_frameworks(run)[1]))),
+    Exhibit("04_comparisons", lambda run: Drawing(system_comparisons(*_frameworks(run), EXPERT, run.label, seed=run.params.seed))),
+    Exhibit("04_backbones", lambda run: Drawing(backbone_win_rates(_frameworks(run)[1], run.label))),
     Exhibit("05_planted_flaws", _planted),
     Exhibit("05_released_logs", lambda run: Drawing(reliability.released_table(_released(run), run.label))),
     Exhibit(
@@ -213,7 +213,7 @@ EXHIBITS = (
     Exhibit("09_divergence", lambda run: Drawing(load_divergence(run))),
     Exhibit("10_main_results", _main_results),
     Exhibit("10_dimensions", _dimensions),
-    Exhibit("10_comparisons", lambda run: Drawing(system_comparisons(*_main(run), "actcrs_sgpt", seed=run.params.seed))),
+    Exhibit("10_comparisons", lambda run: Drawing(system_comparisons(*_main(run), "actcrs_sgpt", run.label, seed=run.params.seed))),
     Exhibit("10_costs", lambda run: Drawing(cost_table(run))),
     Exhibit("11_case_studies", _cases),
 )

@@ -122,11 +122,21 @@ async def judge_released(run: Run) -> dict[str, dict[str, list[Verdict]]]:
 
 
 def load_originals(run: Run) -> list[Transcript]:
-    """Dialogues of the expert's ActCRS in notebook 03, the first `num_judge_pairs` of each domain that hold two replies or more."""
+    """Dialogues of the expert's ActCRS in notebook 03, the first `num_judge_pairs` of each domain that hold two replies or more.
+
+    Raises:
+        ArtifactError: If none does, for a reply cannot be repeated then.
+    """
     found = []
     for systems in load_played(run, [EXPERT], run.domains, "03_simulation", limit="num_simulation_tasks").values():
         told = [t for t in map(trajectory_transcript, systems[EXPERT]) if len(t.replies) > 1]
         found += told[: run.params.num_judge_pairs or None]
+    if not found:
+        files = " and ".join(str(run.paths.trajectories(domain, EXPERT)) for domain in run.domains)
+        raise ArtifactError(
+            f"no dialogue of {files} holds two replies, as flaws to plant need; run notebook 03_simulation with max_turns of 2 or more, "
+            "and look at the 'error' of its dialogues"
+        )
     return found
 
 
@@ -145,8 +155,7 @@ def _damaged_pairs(run: Run, originals: Sequence[Transcript]) -> dict[tuple[str,
 
 def _of_others(originals: Sequence[Transcript], index: int) -> list[Transcript]:
     """The dialogues of other users than the one at `index`, the next ones first, so that each lends to few."""
-    user, *_ = originals[index].task_id.rpartition("/")
-    return [other for other in [*originals[index + 1 :], *originals[:index]] if not other.task_id.startswith(f"{user}/")]
+    return [other for other in [*originals[index + 1 :], *originals[:index]] if other.user != originals[index].user]
 
 
 async def judge_damaged(run: Run, originals: Sequence[Transcript]) -> dict[tuple[str, str], list[Verdict]]:

@@ -19,6 +19,7 @@ from .evaluate.tables import Played
 from .preparation import open_databases
 from .run import Run
 
+ZERO_SHOT = {"few_shot": False}  # how tuned agents were trained and play
 BACKBONES: Mapping[str, Role] = {"expert": "expert", "base": "cra"}  # last word of a system's name and the role that it stands for
 
 

@@ -31,10 +31,9 @@ from .method.search_pairs import search_pairs
 from .method.sgpt import build_sft_examples, draw_validation_users, split_by_user
 from .method.training import TrainingSet, load_history, train_adapter
 from .run import Run
-from .simulation import Entry, find_adapter, load_played, play
+from .simulation import ZERO_SHOT, Entry, find_adapter, load_played, play
 
 SGPT = "actcrs_sgpt"
-ZERO_SHOT = {"few_shot": False}
 MAX_COMPARED = 20  # pairs on which policies are compared
 # the tuned agents: name of the system and of its adapter; all run zero-shot
 TUNED = {SGPT: "sgpt", "actcrs_ecpo": "dpo", "actcrs_kto": "kto", "actcrs_simpo": "simpo"}

@@ -60,6 +60,7 @@ class StubEndpoint:
         base_url: For `Endpoint(provider="openai", base_url=...)`.
         requests: All requests in order of arrival; `chats` holds those for completions only.
         models_reply: Sent for `GET /v1/models`; None sends an ordinary list.
+        max_stops: Strings in `stop`, more of which are refused, as OpenAI's API does.
         max_in_flight: The most chat requests that were open at the same time.
     """
 
@@ -67,6 +68,7 @@ class StubEndpoint:
         self.answer = answer
         self.requests: list[Received] = []
         self.models_reply: Reply | None = None
+        self.max_stops = 4
         self.max_in_flight = 0
         self._in_flight = 0
         self._lock = threading.Lock()
@@ -106,6 +108,8 @@ class StubEndpoint:
             self.max_in_flight = max(self.max_in_flight, self._in_flight)
         try:
             reply = self.answer(request.body)
+            if len(request.body.get("stop", [])) > self.max_stops:
+                reply = Reply("Invalid 'stop': array too long.", status=400)
             return self._wait(Reply(reply) if isinstance(reply, str) else reply)
         finally:
             with self._lock:

@@ -272,6 +272,21 @@ def test_an_unknown_name_lists_the_known_ones_before_any_work(study, checkout, o
     assert study.endpoint.requests == [] and not list(checkout.glob("runs/*/*/items.*"))
 
 
+def test_a_trained_adapter_is_carried_by_the_small_backbone_and_works_without_examples(study, chat, checkout):
+    tasks_of_notebook_02(checkout)
+    with pytest.raises(ArtifactError, match="adapters/sgpt/adapter_model.safetensors is missing; run notebooks/06_sgpt.ipynb"):
+        chat(adapter="sgpt")
+    with pytest.raises(ParamsError, match="adapter 'sgpt' is for the backbone cra, not for expert; leave the role out"):
+        chat(adapter="sgpt", role="expert")
+    folder = checkout / "runs" / PROFILE / "game" / "adapters" / "sgpt"
+    folder.mkdir(parents=True)
+    (folder / "adapter_model.safetensors").touch()
+    session = chat(adapter="sgpt")
+    assert session.system.name == "actcrs_sgpt" and session.system.options["few_shot"] is False
+    assert session.system.client.role == "cra" and session.system.client.endpoint.adapter == str(folder)
+    assert "few_shot" not in chat(role="cra").system.options
+
+
 def test_a_task_that_is_not_there_says_what_is(study, chat, checkout):
     with pytest.raises(ArtifactError, match="tasks.test.jsonl is missing; run notebooks/02_persona_diversity.ipynb"):
         chat(task_id="game/u0/x")
@@ -458,6 +473,17 @@ def test_an_error_is_a_line_in_the_widget_and_it_goes_on(study, widget):
     type_in(study, widget, "Hello.", "Hello?")
     assert widget.log.value.count("ERROR  ") == 1 and "AGENT  Alone?" in widget.log.value
     assert not widget.field.disabled
+
+
+def test_a_fault_in_an_agents_own_code_is_shown_too(study, widget, monkeypatch):
+    async def broken(self, *args):
+        return {}["query"]
+
+    monkeypatch.setattr(FRAMEWORKS["actcrs"], "reply", broken)
+    with pytest.raises(KeyError):
+        type_in(study, widget, "Hello.")
+    assert "ERROR  KeyError: &#x27;query&#x27;" in widget.log.value and "await widget.busy" in widget.log.value
+    assert not widget.field.disabled and widget.session.row.turns == []
 
 
 def test_the_end_button_closes_the_session(study, checkout):

@@ -106,6 +106,26 @@ def test_originals_have_two_replies_or_more_and_come_from_notebook_03(run):
     assert [each.task_id for each in load_originals(run)] == ["book/u0/i"]
 
 
+def test_without_two_replies_in_any_dialogue_no_flaw_can_be_planted(run):
+    rows = [dialogue(0, "One."), dialogue(1)]
+    write_jsonl(run.paths.tasks("book", "test"), tasks_of(rows))
+    write_jsonl(run.paths.trajectories("book", "actcrs_expert"), rows)
+    with pytest.raises(ArtifactError, match=r"no dialogue of .*book/trajectories/actcrs_expert.jsonl holds two replies.*max_turns of 2 or"):
+        load_originals(run)
+
+
+@pytest.mark.parametrize("name", ["book/{}", "book/u{}/i"])
+def test_irrelevant_replies_are_other_users_also_of_released_tasks(run, name):
+    rows = [dialogue(t, f"Offer {t}?", f"Question {t}?") for t in range(4)]
+    for number, row in enumerate(rows):
+        row.task_id = name.format(number)
+        row.target = row.target.model_copy(update={"item_id": f"item {number // 2}"})  # released: two tasks of one user
+    write_jsonl(run.paths.tasks("book", "test"), tasks_of(rows))
+    write_jsonl(run.paths.trajectories("book", "actcrs_expert"), rows)
+    judged = asyncio.run(judge_damaged(run, load_originals(run)))
+    assert len(judged["irrelevant", "one"]) == 4
+
+
 def judged_by(run):
     """Verdicts of the run's judge, as notebooks hold them."""
     played = {"book": {name: [dialogue(t, *GOOD) for t in range(2)] for name in ("actcrs_expert", "react_expert")}}

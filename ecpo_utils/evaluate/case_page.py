@@ -34,13 +34,14 @@ def render_case(case: Case, titles: Mapping[str, str]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def case_page(cases: Sequence[Case], table: pd.DataFrame, titles: Mapping[str, str]) -> str:
+def case_page(cases: Sequence[Case], table: pd.DataFrame, titles: Mapping[str, str], note: str) -> str:
     """A page with the clearest gain, the clearest loss and the reply that gained most, those of them that there are.
 
     Args:
         cases: As `table` has them.
         table: `case_table` of them.
         titles: Of what was retrieved, by item id.
+        note: How reliable the judge is, by whose verdicts the dialogues are picked.
     """
     picks = {
         "The clearest gain": clearest_case(table, gain=True),
@@ -49,7 +50,8 @@ def case_page(cases: Sequence[Case], table: pd.DataFrame, titles: Mapping[str, s
     }
     shown = [f"## {title}\n\n{render_case(cases[row], titles)}" for title, row in picks.items() if row is not None]
     state = "In the same state all messages before a reply are the same; turns after the first reply that differs follow from it."
-    return "\n".join(["# Case studies: the same task before and after\n", f"{describe_changes(cases)}\n\n{state}\n", *shown])
+    head = ["# Case studies: the same task before and after", describe_changes(cases), state, _plain(note)]
+    return "\n".join(["\n\n".join(head) + "\n", *shown])
 
 
 def _outcome(row: Trajectory) -> str:

@@ -10,8 +10,8 @@ import pandas as pd
 
 from ..core.schema import Trajectory, Verdict
 from .comparison import paired_difference
-from .cra_table import user_of
 from .metrics import mean_score
+from .transcripts import user_of
 from .win_rates import EVEN, group_pairs, preference
 
 
@@ -107,7 +107,8 @@ def describe_changes(cases: Sequence[Case]) -> str:
     before, after = ({case.before.task_id: parting[side] for case, parting in changed} for side in ("score_before", "score_after"))
     if all(None in scores for scores in zip(before.values(), after.values(), strict=True)):
         return f"{sentence}; of none are both replies scored."
-    paired = paired_difference(after, before, groups={case.before.task_id: user_of(case.before) for case, _ in changed})
+    rows = [case.before for case, _ in changed]
+    paired = paired_difference(after, before, groups={row.task_id: user_of(row.task_id, row.target.item_id) for row in rows})
     return (
         f"{sentence}: the user gave {paired.second.value:.2f} of 5 to those before and {paired.first.value:.2f} to those after, "
         f"a difference of {paired.difference.text()}, more in {paired.num_higher} and less in {paired.num_lower}."

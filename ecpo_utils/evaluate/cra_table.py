@@ -14,6 +14,7 @@ from .metrics import AGENT_ROLES, mean_score, reply_words, summarize, valid_shar
 from .paper import paper_results
 from .statistics import Rate, average, mean
 from .tables import EXPERT, Played, comparison_table, rate_columns
+from .transcripts import user_of
 from .win_rates import WinRate, outcomes, win_rate
 
 Verdicts = Mapping[tuple[str, str], Sequence[Verdict]]
@@ -98,11 +99,18 @@ def _judgement(found: WinRate | None, published: dict) -> dict:
     return {
         **rate_columns("win_rate", found.rate if found else Rate(None, None, None, 0)),
         "ties": found.ties if found else None,
+        **habit_columns(found),
+        "unscored_pairs": found.num_unscored if found else 0,
+        "paper_WR": published.get("WR"),
+    }
+
+
+def habit_columns(found: WinRate | None) -> dict:
+    """What tells whether a win rate means anything: that no side is preferred in any pair, and how far verdicts follow the order."""
+    return {
         "undecided": found.is_undecided if found else False,
         "flips": found.flips.value if found else None,
         "first_shown": found.first_shown.value if found else None,
-        "unscored_pairs": found.num_unscored if found else 0,
-        "paper_WR": published.get("WR"),
     }
 
 
@@ -117,7 +125,7 @@ def _effort(rows: Sequence[Trajectory], name: str) -> dict:
     }
 
 
-def system_comparisons(played: Played, judged: Judged, baseline: str, *, seed: int) -> pd.DataFrame:
+def system_comparisons(played: Played, judged: Judged, baseline: str, profile: str, *, seed: int) -> pd.DataFrame:
     """Every system against the baseline on the same tasks, per measure and domain: paired interval and sign-flip test over users.
 
     Each measure is one family of Holm's adjustment, over all its domains. "confirmation" is a dialogue's mean satisfaction, 0 to 5,
@@ -129,6 +137,7 @@ def system_comparisons(played: Played, judged: Judged, baseline: str, *, seed: i
         played: Trajectories by domain and system.
         judged: Verdicts by domain and (system, other), for the wins.
         baseline: A system; a domain without it is left out.
+        profile: Marks the rows.
         seed: Of resampling.
 
     Returns:
@@ -148,13 +157,9 @@ def system_comparisons(played: Played, judged: Judged, baseline: str, *, seed: i
     return comparison_table([each for _, _, each in found]).assign(
         measure=[measure for measure, _, _ in found],
         domain=[domain for _, domain, _ in found],
+        profile=profile,
         tasks_needed=[_tasks_needed(each.paired) for _, _, each in found],
     )
-
-
-def user_of(row: Trajectory) -> str:
-    """DOMAIN/USER of DOMAIN/USER/ITEM; tasks of the release, DOMAIN/ROW, by target, which both of a user's test tasks share."""
-    return row.task_id.rpartition("/")[0] if row.task_id.count("/") > 1 else f"{row.domain}/{row.target.item_id}"
 
 
 def _compare_domain(
@@ -165,7 +170,7 @@ def _compare_domain(
     if measure == "direct_win":
         systems = {name: rows for name, rows in systems.items() if judged[name] is None or judged[name]}
     values = {name: _values(measure, rows, judged[name]) for name, rows in systems.items()}
-    users = {row.task_id: user_of(row) for rows in systems.values() for row in rows}
+    users = {row.task_id: user_of(row.task_id, row.target.item_id) for rows in systems.values() for row in rows}
     return compare_all(values, baseline, seed, groups=users)
 
 
@@ -182,14 +187,17 @@ def _tasks_needed(paired: PairedDifference) -> int | None:
     return tasks_needed((more - less) / n, (more + less) / n) if more != less else None
 
 
-def backbone_win_rates(judged: Judged) -> pd.DataFrame:
-    """WR of each framework on the small backbone against itself on the expert's. Paper: Table 4, row Llama-3.1."""
+def backbone_win_rates(judged: Judged, profile: str) -> pd.DataFrame:
+    """WR of each framework on the small backbone against itself on the expert's. Paper: Table 4, row Llama-3.1.
+
+    Its SR and R are those of `cra_table`.
+    """
     rows = []
     for domain, comparisons in judged.items():
         for (first, second), verdicts in comparisons.items():
             if first.rpartition("_")[0] != second.rpartition("_")[0]:
                 continue
-            found = win_rate(verdicts)
             paper = paper_results()["table4"].get(first) if domain == "book" else None
-            rows.append({"domain": domain, "system": first, "against": second} | _judgement(found, {"WR": paper}))
+            row = {"domain": domain, "system": first, "against": second, "profile": profile}
+            rows.append(row | _judgement(win_rate(verdicts), {"WR": paper}))
     return pd.DataFrame(rows)

@@ -188,8 +188,8 @@ def plot_cras(table: pd.DataFrame, note: str) -> Figure:
             bars = {"xerr": [[max(0, row.success_rate - row.success_rate_low)], [max(0, row.success_rate_high - row.success_rate)]],
                     "yerr": [[max(0, win_rate - low)], [max(0, high - win_rate)]]}  # fmt: skip
             axis.errorbar(row.success_rate, win_rate, **bars, fmt="none", ecolor="#bbb", lw=0.8, zorder=1)
-            area = 6 * max(1.0, row.calls_per_dialogue if pd.notna(row.calls_per_dialogue) else 1.0)
-            axis.scatter(row.success_rate, win_rate, s=area, **style, label=LABELS.get(row.system, row.system), zorder=3)
+            size = marker_size(row.calls_per_dialogue if pd.notna(row.calls_per_dialogue) else 1.0)
+            axis.scatter(row.success_rate, win_rate, s=size**2, **style, label=LABELS.get(row.system, row.system), zorder=3)
             if row.paper_SR is not None and pd.notna(row.paper_SR) and pd.notna(row.paper_WR):
                 axis.scatter(
                     row.paper_SR, row.paper_WR, s=28, facecolors="none", edgecolors=style["color"], marker=style["marker"], zorder=2
@@ -201,11 +201,31 @@ def plot_cras(table: pd.DataFrame, note: str) -> Figure:
     axes[0].set_ylabel("win rate against ActCRS, expert")
     columns = 2 if len(domains) == 1 else 4
     shown = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    shown |= _size_keys(has_paper=bool((table["paper_SR"].notna() & table["paper_WR"].notna()).any()))
     figure.legend(shown.values(), shown.keys(), fontsize=7, frameon=False, loc="outside upper center", ncols=columns)
     unscored = table["win_rate"].isna() & (table["system"] != "actcrs_expert")
-    remarks = [note, _named("unscored, not drawn", table[unscored]), _named("no side preferred in any pair", table[table["undecided"]])]
+    remarks = [note, _named("unscored, not drawn", table[unscored]), undecided_remark(table)]
     mark_profile(figure, table["profile"].iloc[0], "\n".join(filter(None, remarks)))
     return figure
+
+
+def marker_size(calls: float) -> float:
+    """Diameter in points of a marker whose area stands for LLM calls of an agent per dialogue."""
+    return (6 * max(1.0, calls)) ** 0.5
+
+
+def _size_keys(*, has_paper: bool) -> dict:
+    """Handles for the legend by label: how large so many calls are drawn, and that hollow marks are the paper's."""
+    from matplotlib.lines import Line2D
+
+    keys = {f"{calls} calls a dialogue": {"ms": marker_size(calls), "mfc": "#999"} for calls in (5, 20)}
+    keys |= {"paper": {"ms": 28**0.5, "mfc": "none"}} if has_paper else {}
+    return {label: Line2D([], [], ls="", marker="o", mec="#999", **style) for label, style in keys.items()}
+
+
+def undecided_remark(table: pd.DataFrame) -> str:
+    """Which rows have a win rate that says nothing, for no side was preferred in any pair; "" if none."""
+    return _named("no side preferred in any pair", table[table["undecided"]])
 
 
 def _named(words: str, rows: pd.DataFrame) -> str:

@@ -10,12 +10,13 @@ from pathlib import Path
 from ..core.artifacts import load_jsonl
 from ..core.errors import SchemaError
 from ..core.schema import Message, Trajectory
-from ..data.release import LogDialogue, load_release_log
+from ..data.release import LogDialogue, detect_format, load_release_log
 
 logger = logging.getLogger(__name__)
 
 LONGEST_WORD = 200  # characters
 QUESTION_MARKS = ("?", "？", "؟")
+FORMATS = {".log": "log", ".jsonl": "trajectories"}
 SPEAKERS = {"user": "Customer", "assistant": "Assistant"}
 
 
@@ -34,6 +35,11 @@ class Transcript:
     target: str | None = None
 
     @property
+    def user(self) -> str:
+        """Whose dialogue: see `user_of`."""
+        return user_of(self.task_id, self.target)
+
+    @property
     def replies(self) -> list[str]:
         """The agent's messages that hold more than blanks."""
         return [m["content"] for m in self.messages if m["role"] == "assistant" and m["content"].strip()]
@@ -41,6 +47,11 @@ class Transcript:
     def render(self, max_words: int = 0) -> str:
         """As text, one message a paragraph; messages of more than `max_words` words are cut (0: none is)."""
         return "\n".join(f"{SPEAKERS[m['role']]}: {clip(m['content'], max_words)}" for m in self.messages)
+
+
+def user_of(task_id: str, target: str | None) -> str:
+    """DOMAIN/USER of DOMAIN/USER/ITEM; tasks of the release, DOMAIN/ROW, by their target, which both of a user's test tasks share."""
+    return task_id.rpartition("/")[0] if task_id.count("/") > 1 else f"{task_id.partition('/')[0]}/{target or task_id}"
 
 
 def clip_characters(word: str) -> str:
@@ -71,13 +82,14 @@ def log_transcript(dialogue: LogDialogue) -> Transcript:
 
 
 def load_transcripts(path: Path) -> list[Transcript]:
-    """Dialogues of a trajectories file, or of a released log (`.log`), either packed as `.gz` or not.
+    """Dialogues of a trajectories file (`.jsonl`) or a released log (`.log`), packed as `.gz` or not; of other names the first line tells.
 
     Raises:
         ArtifactError: If the file is missing or cannot be read.
         SchemaError: If it is of neither format, holds no dialogue, or a task twice.
     """
-    if path.name.endswith((".log", ".log.gz")):
+    suffix = Path(path.name.removesuffix(".gz")).suffix
+    if (FORMATS.get(suffix) or detect_format(path, "trajectories", "log")) == "log":
         found = [log_transcript(dialogue) for dialogue in load_release_log(path)]
     else:
         found = [trajectory_transcript(row) for row in load_jsonl(path, Trajectory)]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from .figures import COLOURS, LABELS, draw_bars, mark_profile, subplots
+from .figures import COLOURS, LABELS, draw_bars, mark_profile, subplots, undecided_remark
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,7 +61,8 @@ def plot_rewrites(table: pd.DataFrame) -> Figure:
     axis.tick_params(axis="y", labelsize=8)
     axis.invert_yaxis()
     figure.legend(*axis.get_legend_handles_labels(), fontsize=7, frameon=False, loc="outside upper center", ncols=3)
-    mark_profile(figure, table["profile"].iloc[0])
+    undecided = ", ".join(table.loc[table["undecided"].eq(True), "domain"])
+    mark_profile(figure, table["profile"].iloc[0], f"no side preferred in any pair: {undecided}" if undecided else "")
     return figure
 
 
@@ -83,5 +84,5 @@ def plot_dimensions(table: pd.DataFrame, note: str) -> Figure:
         axis.set(title=domain, ylim=(0, 1), xticks=range(len(dimensions)), xticklabels=dimensions)
         axis.legend(fontsize=7, frameon=False)
     axes[0].set_ylabel("win rate against ActCRS, expert")
-    mark_profile(figure, table["profile"].iloc[0], note)
+    mark_profile(figure, table["profile"].iloc[0], "\n".join(filter(None, [note, undecided_remark(part)])))
     return figure

@@ -11,7 +11,7 @@ from ..core.matching import says_again
 from ..core.schema import Domain, Rewrite, Trajectory, Turn, Verdict
 from ..dialogue.agents.actions import parse_action
 from ..dialogue.agents.base import is_system_error
-from .cra_table import Judged, cra_table
+from .cra_table import Judged, cra_table, habit_columns
 from .judges import DIMENSIONS
 from .metrics import reply_words, valid_share
 from .paper import paper_results
@@ -142,6 +142,7 @@ def rewrite_verdicts(
             | {"n": found.rate.n, "unscored": found.num_unscored}
             | win_shares(verdicts)
             | rate_columns("win_rate", found.rate)
+            | habit_columns(found)
         )
     for evaluator, values in paper_results()["table5"].items():
         rows.append({"domain": "all", "profile": "paper", "evaluator": evaluator, **values})
@@ -182,6 +183,7 @@ def dimension_table(judged: Judged, profile: str) -> pd.DataFrame:
                     {"domain": domain, "system": first, "against": second, "profile": profile, "dimension": dimension}
                     | rate_columns("win_rate", found.rate)
                     | {"wins": found.wins, "ties": found.ties, "losses": found.losses, "unscored": found.num_unscored}
+                    | habit_columns(found)
                     | {"paper_WR": published.get(dimension)}
                 )
     return pd.DataFrame(rows)

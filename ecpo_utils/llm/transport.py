@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 OPENAI_URL = "https://api.openai.com/v1"
 REST_S = 20.0  # of an address that failed, while others of the same endpoint do the work
 PATIENCE_S = 600.0  # with an endpoint that limits the rate, beyond the library's own retries
+MAX_STOPS = 4  # strings that OpenAI's API takes in `stop`; the servers that are started here take any number
 BROKEN_BODY_WAIT_S = 0.2  # doubled with every retry
 _FATAL = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
 _ELSEWHERE = (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError)  # faults that another address may not have
@@ -95,6 +96,9 @@ class Transport:
         Raises:
             EndpointError: If the endpoint refuses or stays away after all retries.
         """
+        stops = body.get("stop", [])
+        if self.endpoint.provider == "openai" and len(stops) > MAX_STOPS:
+            return _cut(await self.send({**body, "stop": stops[:MAX_STOPS]}), stops[MAX_STOPS:])
         attempts = max(self.endpoint.max_retries, len(self._addresses) - 1)
         patient_until = time.monotonic() + (PATIENCE_S if self.endpoint.max_retries else 0.0)
         tried, was_limited = 0, False
@@ -203,6 +207,14 @@ class Transport:
         text = self._plain(" ".join(str(error).split()))[:300]
         spent = getattr(error, "code", None) == "insufficient_quota"
         return EndpointError(f"{self._name(client)}: {text}{self._plain(hint)}", fatal=fatal or spent or isinstance(error, _FATAL))
+
+
+def _cut(answer: dict, stops: Sequence[str]) -> dict:
+    """A chat completion that ends before the first of some strings, as if the endpoint had known them."""
+    message = answer["choices"][0]["message"]
+    for stop in stops:
+        message["content"] = (message["content"] or "").partition(stop)[0]
+    return answer
 
 
 def _refusal(error: BaseException | None) -> OSError | None:

@@ -102,6 +102,6 @@ def test_replies_that_were_changed_in_the_same_state_are_scored_beside_each_othe
     assert sentence.startswith("In 3 of 5 tasks ") and "gave 4.33 of 5 to those before and 4.67 to those after" in sentence
     assert sentence.endswith("n=3, more in 2 and less in 1.")
     assert describe_changes([same, elsewhere]).startswith("In 0 of 2 tasks") and "of none are both" in describe_changes([same])
-    page = case_page(cases, table, {})
+    page = case_page(cases, table, {}, "the judge was checked")
     assert re.findall("^## (.+)$", page, re.MULTILINE) == ["The clearest gain", "The clearest loss", "The reply that gained most"]
-    assert sentence in page and case_page([same], case_table([same]), {}).count("##") == 0
+    assert sentence in page and case_page([same], case_table([same]), {}, "").count("##") == 0

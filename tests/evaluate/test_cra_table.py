@@ -91,14 +91,14 @@ def test_a_failed_dialogue_is_no_success_and_counts(judged):
 
 
 def test_success_is_compared_on_the_same_tasks(played):
-    rows = system_comparisons(played, {}, "actcrs_expert", seed=0).set_index(["measure", "system"]).loc["success"]
+    rows = system_comparisons(played, {}, "actcrs_expert", "cpu", seed=0).set_index(["measure", "system"]).loc["success"]
     assert rows.loc["chatrec_expert", "difference"] == 0 and rows.loc["chatrec_base", "difference"] == -0.75
     assert rows.loc["chatrec_base", "p_value"] == pytest.approx(0.25)  # three tasks lost, none won: 2 / 2^3
     assert set(rows["domain"]) == {"book"}
 
 
 def test_wins_and_recall_are_compared_like_success_the_yardstick_wins_half(played, judged):
-    rows = system_comparisons(played, judged, "actcrs_expert", seed=0).set_index(["measure", "system"])
+    rows = system_comparisons(played, judged, "actcrs_expert", "cpu", seed=0).set_index(["measure", "system"])
     win = rows.loc[("win", "chatrec_base")]
     assert (win["system_mean"], win["baseline_mean"], win["difference"]) == (0.25, 0.5, -0.25)
     assert (win["higher"], win["lower"], win["unscored"]) == (1, 3, 0)
@@ -109,7 +109,7 @@ def test_wins_and_recall_are_compared_like_success_the_yardstick_wins_half(playe
 
 def test_wins_over_the_baseline_itself_where_another_one_than_the_expert_was_judged_against(played, judged):
     book = {**judged["book"], ("chatrec_expert", "chatrec_base"): judged["book"]["chatrec_base", "actcrs_expert"]}
-    rows = system_comparisons(played, {"book": book}, "chatrec_base", seed=0).set_index(["measure", "system"])
+    rows = system_comparisons(played, {"book": book}, "chatrec_base", "cpu", seed=0).set_index(["measure", "system"])
     direct = rows.loc["direct_win"]
     assert list(direct.index) == ["chatrec_expert"]  # nobody else was held against that baseline
     assert direct.loc["chatrec_expert", ["system_mean", "baseline_mean", "higher", "lower"]].tolist() == [0.25, 0.5, 1, 3]
@@ -127,7 +127,7 @@ def test_confirmation_and_valid_actions_are_compared_too_and_left_out_where_a_di
     for row in played["book"]["actcrs_expert"]:
         for turn in row.turns:
             turn.confirmation, turn.steps = Confirmation(flexibility=2, coherence=0, guidance=0), [step(kind="ask")]
-    rows = system_comparisons(played, {}, "actcrs_expert", seed=0).set_index(["measure", "system"])
+    rows = system_comparisons(played, {}, "actcrs_expert", "cpu", seed=0).set_index(["measure", "system"])
     score, valid = rows.loc[("confirmation", "chatrec_base")], rows.loc[("valid_actions", "chatrec_base")]
     assert score[["higher", "lower", "unscored"]].tolist() == [1, 2, 1] and score["difference"] == pytest.approx((1 - 1 - 1) / 3)
     assert valid[["higher", "lower", "unscored"]].tolist() == [0, 1, 0] and valid["difference"] == -0.125
@@ -135,25 +135,25 @@ def test_confirmation_and_valid_actions_are_compared_too_and_left_out_where_a_di
 
 
 def test_lengths_of_replies_are_compared_and_change_no_p_value_of_another_measure(played, judged):
-    before = system_comparisons(played, judged, "actcrs_expert", seed=0)
+    before = system_comparisons(played, judged, "actcrs_expert", "cpu", seed=0)
     base = played["book"]["chatrec_base"]
     for row in base[:3]:
         row.turns[0].reply = "Read it, if you please."  # 5 words and 2: 3.5 a reply, against 2
     base[3].turns = []  # failed before its first reply
-    rows = system_comparisons(played, judged, "actcrs_expert", seed=0)
+    rows = system_comparisons(played, judged, "actcrs_expert", "cpu", seed=0)
     words = rows.set_index(["measure", "system"]).loc[("reply_words", "chatrec_base")]
     assert words[["difference", "difference_n", "higher", "lower", "unscored", "p_value"]].tolist() == [1.5, 3, 3, 0, 1, 0.25]
     pd.testing.assert_frame_equal(rows[rows["measure"] != "reply_words"], before[before["measure"] != "reply_words"])
 
 
 def test_tasks_needed_by_the_measured_split(played, judged):
-    rows = system_comparisons(played, judged, "actcrs_expert", seed=0).set_index(["measure", "system"])
+    rows = system_comparisons(played, judged, "actcrs_expert", "cpu", seed=0).set_index(["measure", "system"])
     assert rows.loc[("success", "chatrec_base"), "tasks_needed"] == 9  # 3 of 4 tasks lost, none won
     assert math.isnan(rows.loc[("success", "chatrec_expert"), "tasks_needed"])  # no difference to see
 
 
 def test_one_family_of_comparisons_per_measure_over_all_domains(played, judged):
-    both = system_comparisons({**played, "game": played["book"]}, {**judged, "game": judged["book"]}, "actcrs_expert", seed=0)
+    both = system_comparisons({**played, "game": played["book"]}, {**judged, "game": judged["book"]}, "actcrs_expert", "cpu", seed=0)
     assert list(dict.fromkeys(both["domain"])) == ["book", "game"]
     for measure, family in both.groupby("measure"):
         assert len(family) == 6
@@ -169,7 +169,7 @@ def test_tasks_of_one_user_are_one_group_and_so_are_released_tasks_with_one_targ
         return {"book": {s: [changed(row, i) for i, row in enumerate(rows)] for s, rows in played["book"].items()}}
 
     def groups(name, item_id=str):
-        rows = system_comparisons(renamed(name, item_id), {}, "actcrs_expert", seed=0)
+        rows = system_comparisons(renamed(name, item_id), {}, "actcrs_expert", "cpu", seed=0)
         return set(rows[rows["measure"] == "success"]["groups"])
 
     assert groups(lambda i: f"book/u{i // 2}/{i}") == {2} and groups(lambda i: f"book/u{i}/{i}", lambda i: "1") == {4}
@@ -177,16 +177,17 @@ def test_tasks_of_one_user_are_one_group_and_so_are_released_tasks_with_one_targ
 
 
 def test_unjudged_pairs_are_unscored_and_without_the_baseline_there_is_nothing_to_compare(played):
-    rows = system_comparisons(played, {}, "actcrs_expert", seed=0)
+    rows = system_comparisons(played, {}, "actcrs_expert", "cpu", seed=0)
     win = rows[rows["measure"] == "win"]
     assert set(win["unscored"]) == {4} and win["p_holm"].isna().all()
     del played["book"]["actcrs_expert"]
-    empty = system_comparisons(played, {}, "actcrs_expert", seed=0)
+    empty = system_comparisons(played, {}, "actcrs_expert", "cpu", seed=0)
     assert len(empty) == 0 and list(empty.columns) == list(win.columns)
 
 
 def test_backbones_are_held_against_their_own_framework(judged):
-    rows = backbone_win_rates(judged)
+    rows = backbone_win_rates(judged, "cpu")
+    assert rows["profile"].unique().tolist() == ["cpu"]
     assert sorted(zip(rows["system"], rows["against"], rows["win_rate"], rows["paper_WR"], strict=True)) == [
         ("actcrs_base", "actcrs_expert", 0.25, 0.28), ("chatrec_base", "chatrec_expert", 0.25, 0.11)]  # fmt: skip
 
@@ -216,7 +217,10 @@ def test_only_the_yardstick_is_drawn_without_a_win_rate(table):
     drawn = [tuple(offset) for dots in figure.axes[0].collections for offset in getattr(dots, "get_offsets", list)() if len(offset) == 2]
     assert (0.0, 0.5) in drawn and (0.75, 0.5) in drawn  # the small ActCRS, all ties, and the yardstick
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert sorted(labels) == ["ActCRS, expert", "ActCRS, small backbone", "ChatRec, expert"]
+    assert sorted(labels[:-3]) == ["ActCRS, expert", "ActCRS, small backbone", "ChatRec, expert"]
+    assert labels[-3:] == ["5 calls a dialogue", "20 calls a dialogue", "paper"]
+    sizes = [handle.get_markersize() for handle in figure.legends[0].legend_handles[-3:]]
+    assert sizes[1] ** 2 == pytest.approx(4 * sizes[0] ** 2)  # areas stand for calls
     note = figure.texts[-1].get_text()
     assert "unscored, not drawn: chatrec_base (book)" in note and "no side preferred in any pair: actcrs_base (book)" in note
     assert max(map(len, note.split("\n"))) <= 19 * figure.get_figwidth()

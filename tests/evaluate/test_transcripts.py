@@ -22,6 +22,7 @@ from ecpo_utils.evaluate.transcripts import (
     log_transcript,
     pair_transcripts,
     trajectory_transcript,
+    user_of,
 )
 
 LOGS = Path(__file__).resolve().parents[3] / "shared" / "ecpo_release" / "test_log" / "book"
@@ -92,6 +93,23 @@ def test_files_of_both_formats_are_loaded(tmp_path):
     assert load_transcripts(tmp_path / "ecpo.log") == [
         said("Hello.", "Hi.\n\n1. Emma", task="user 3 item 0"), said("Hello.", "Yes?", task="user 0 item 0"),
     ]  # fmt: skip
+
+
+def test_under_another_name_the_first_line_tells_the_format(tmp_path):
+    (tmp_path / "log.txt").write_text(block(3, "user: Hello.", "assistant: Hi."))
+    write_jsonl(tmp_path / "rows.json", [trajectory(("Hello.", "Hi."))])
+    (tmp_path / "notes.txt").write_text("Nothing of the kind.")
+    assert [contents(*load_transcripts(tmp_path / name)) for name in ("log.txt", "rows.json")] == [["Hello.", "Hi."]] * 2
+    with pytest.raises(SchemaError, match=r"notes\.txt:1: unknown format, begins 'Nothing of"):
+        load_transcripts(tmp_path / "notes.txt")
+
+
+@pytest.mark.parametrize(
+    ("task_id", "target", "user"),
+    [("book/u1/i1", "i1", "book/u1"), ("book/12", "i1", "book/i1"), ("book/12", None, "book/book/12"), ("user 3 item 0", None, None)],
+)
+def test_whose_dialogue_it_is(task_id, target, user):
+    assert user_of(task_id, target) == (user or "user 3 item 0/user 3 item 0")
 
 
 @pytest.mark.parametrize("text", ODD_TEXTS.values(), ids=ODD_TEXTS)

@@ -132,6 +132,26 @@ def test_win_rates_per_dimension_stand_beside_figure_5():
     assert len(plot_dimensions(table, "note").axes) == 1
 
 
+def always_first(task, first, second):
+    """The verdicts of a judge in words that prefers the dialogue that it reads first, in both orders."""
+    names = ("flexibility", "coherence", "guidance", "final")
+    return [
+        Verdict(task_id=f"book/u{task}/i", first=first, second=second, shown_first=shown, scores=dict.fromkeys(names, sign))
+        for shown, sign in (("first", 1), ("second", -1))
+    ]
+
+
+def test_a_judge_that_goes_by_the_order_is_told_from_an_even_one():
+    judged = [row for task in range(3) for row in always_first(task, "actcrs_ecpo", "actcrs_expert")]
+    table = dimension_table({"book": {("actcrs_ecpo", "actcrs_expert"): judged}}, "cpu")
+    assert table["win_rate"].tolist() == [0.5] * 4 and table["undecided"].all()
+    assert table["flips"].tolist() == [1.0] * 4 and table["first_shown"].tolist() == [1.0] * 4
+    assert "no side preferred in any pair: actcrs_ecpo (book)" in plot_dimensions(table, "note").texts[-1].get_text()
+    rewritten = rewrite_verdicts({"book": judged}, {"book": [rewrite(task) for task in range(3)]}, "cpu")
+    assert rewritten.iloc[0][["win_rate", "undecided", "flips", "first_shown"]].tolist() == [0.5, True, 1.0, 1.0]
+    assert "no side preferred in any pair: book" in plot_rewrites(rewritten).texts[-1].get_text()
+
+
 def test_main_table_has_valid_actions_and_the_papers_lower_half():
     played = {"book": {"actcrs_sgpt": [dialogue(t, turn(0), success=t == 0) for t in range(4)]}}
     judged = {"book": {("actcrs_sgpt", "actcrs_expert"): [verdict(t, "actcrs_sgpt", "actcrs_expert", 0.9) for t in range(4)]}}

@@ -103,6 +103,16 @@ def test_fields_that_were_not_asked_for_are_not_sent(ask, stub_endpoint, make_cl
     assert not {"stop", "logprobs", "top_logprobs", "response_format"} & set(stub_endpoint.chats[0].body)
 
 
+@pytest.mark.parametrize(
+    ("provider", "sent", "text"), [("openai", ["1", "2", "3", "4"], "a 6 "), ("embedded", ["1", "2", "3", "4", "5", "7"], "a 6 7 b 5 c")]
+)
+def test_more_stop_strings_than_openai_takes_end_the_answer_all_the_same(ask, stub_endpoint, make_client, provider, sent, text):
+    stub_endpoint.max_stops = 4 if provider == "openai" else 6
+    stub_endpoint.script("a 6 7 b 5 c")
+    assert ask(make_client(provider=provider), stop=["1", "2", "3", "4", "5", "7"]).text == text
+    assert stub_endpoint.chats[0].body["stop"] == sent
+
+
 def test_adapter_is_asked_for_by_its_folder_name(ask, stub_endpoint, make_client):
     ask(make_client(adapter="runs/cpu/adapters/ecpo-book"))
     assert stub_endpoint.chats[0].body["model"] == "ecpo-book"
