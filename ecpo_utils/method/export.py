@@ -14,7 +14,7 @@ SPEAKERS = {"user": "human", "assistant": "gpt"}
 
 
 def export_model(name: str, adapter: Path | None, folder: Path) -> Path:
-    """The backbone, with an adapter merged into it, as an ordinary model folder for transformers and vLLM.
+    """The backbone, with an adapter merged into it, as an ordinary model folder in bfloat16 for transformers and vLLM.
 
     Args:
         name: The backbone in `params/models.yaml`.
@@ -25,13 +25,15 @@ def export_model(name: str, adapter: Path | None, folder: Path) -> Path:
         ModelError, TrainingError: If backbone or adapter is missing, or they do not belong together.
         ArtifactError: If the folder holds something or cannot be written.
     """
+    import torch
+
     _check_empty(folder)
     model, tokenizer = load_backbone(name)
     if adapter:
         model = load_adapter(model, name, adapter, trainable=False).merge_and_unload()
     model.config.use_cache = True
     with writing(folder):
-        model.save_pretrained(str(folder))
+        model.to(torch.bfloat16).save_pretrained(str(folder))
         tokenizer.save_pretrained(str(folder))
     return folder
 

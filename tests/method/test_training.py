@@ -551,13 +551,16 @@ def test_more_rows_at_once_learn_the_same(method, tiny, make_params, examples, p
 @pytest.mark.parametrize(
     ("gpu", "native", "expected"),
     [
-        (False, False, (torch.bfloat16, False, False)),
+        (False, True, (torch.bfloat16, False, False)),
+        (False, False, (torch.float32, False, False)),
         (True, True, (torch.bfloat16, True, False)),
         (True, False, (torch.float16, False, True)),
     ],
 )
-def test_a_gpu_without_bfloat16_trains_in_float16_with_a_float32_adapter(gpu, native, expected, tiny, make_params, monkeypatch):
+def test_what_only_imitates_bfloat16_trains_in_another_type_with_a_float32_adapter(gpu, native, expected, tiny, make_params, monkeypatch):
     with monkeypatch.context() as patch:
+        patch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+        patch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: native)
         patch.setattr(torch.cuda, "is_available", lambda: gpu)
         patch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: native or including_emulation)
         dtype, options = weights_dtype(), device_options()
