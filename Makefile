@@ -31,7 +31,7 @@ report: setup
 setup: .venv/.$(REQUIREMENTS)
 
 .venv/.$(REQUIREMENTS): $(REQUIREMENTS) requirements.txt pyproject.toml
-	@echo "== setting up .venv (first time: a few minutes, about 2 GB)"
+	@echo "== setting up .venv (first time: a few minutes, about 2.5 GB)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; set PYTHON=")'
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(REQUIREMENTS)

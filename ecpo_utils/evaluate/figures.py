@@ -33,6 +33,7 @@ LABELS = {"actcrs_expert": "ActCRS, expert", "actcrs_base": "ActCRS, small backb
           "actcrs_base_zero_shot": "small backbone, zero-shot", "actcrs_sgpt": "+SGPT", "actcrs_ecpo": "+SGPT+ECPO (DPO)",
           "actcrs_kto": "+SGPT+ECPO (KTO)", "actcrs_simpo": "+SGPT+ECPO (SimPO)", "actcrs_sgpt.ecpo": "+SGPT on the ECPO tasks",
           "actcrs_expert.sgpt": "ActCRS, expert, on the SGPT tasks"}  # fmt: skip
+PAPER_SIZE = 5.3  # points, of the paper's hollow marks
 MARKERS = {"chatrec": "s", "react": "^", "macrs": "P", "actcrs": "o"}
 
 
@@ -191,9 +192,8 @@ def plot_cras(table: pd.DataFrame, note: str) -> Figure:
             size = marker_size(row.calls_per_dialogue if pd.notna(row.calls_per_dialogue) else 1.0)
             axis.scatter(row.success_rate, win_rate, s=size**2, **style, label=LABELS.get(row.system, row.system), zorder=3)
             if row.paper_SR is not None and pd.notna(row.paper_SR) and pd.notna(row.paper_WR):
-                axis.scatter(
-                    row.paper_SR, row.paper_WR, s=28, facecolors="none", edgecolors=style["color"], marker=style["marker"], zorder=2
-                )
+                hollow = {"facecolors": "none", "edgecolors": style["color"], "marker": style["marker"]}
+                axis.scatter(row.paper_SR, row.paper_WR, s=PAPER_SIZE**2, **hollow, zorder=2)
         axis.axhline(0.5, color="#999", ls=":", lw=1)
         axis.set(
             title=f"{domain} (n={table[table['domain'] == domain]['n'].max()})", xlim=(-0.03, 1), ylim=(-0.03, 1), xlabel="success rate"
@@ -219,7 +219,7 @@ def _size_keys(*, has_paper: bool) -> dict:
     from matplotlib.lines import Line2D
 
     keys = {f"{calls} calls a dialogue": {"ms": marker_size(calls), "mfc": "#999"} for calls in (5, 20)}
-    keys |= {"paper": {"ms": 28**0.5, "mfc": "none"}} if has_paper else {}
+    keys |= {"paper": {"ms": PAPER_SIZE, "mfc": "none"}} if has_paper else {}
     return {label: Line2D([], [], ls="", marker="o", mec="#999", **style) for label, style in keys.items()}
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def weights_dtype() -> torch.dtype:
     """bfloat16 where the device calculates in it; else float16 on a GPU (before Ampere: T4, V100), float32 on a processor.
 
-    A processor that only imitates bfloat16 (on x86 one without AVX-512) takes a hundred times as long for a product of matrices. The
+    A processor that only imitates bfloat16 (on x86 one without AVX-512) took 6 to 128 times as long for products of matrices. The
     adapter that is trained is float32 in any case, as the scaling of float16's gradients asks for.
     """
     import torch
