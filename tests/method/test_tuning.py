@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scripted_models import FULL, FakeEmbedder, choice, confirmation_json
 
-from ecpo_utils import cli, exhibits, preparation, simulation, tuning
+from ecpo_utils import cli, exhibits, judging, preparation, simulation, tuning
 from ecpo_utils.core.artifacts import load_jsonl, write_jsonl
 from ecpo_utils.core.errors import ArtifactError, ParamsError
 from ecpo_utils.core.schema import Item, Persona, PreferencePair, Rewrite, Task, Trajectory, Turn, Verdict
@@ -130,8 +130,13 @@ def test_costs_and_cases_come_from_the_files(run, scripts):
     cases = tuning.load_cases(run)
     assert [(case.before, case.after) for case in cases] == list(zip(before, after, strict=True))
     assert cases[0].judgement is None and cases[0].first_difference is None
-    (drawing,) = [each.draw(run) for each in exhibits.EXHIBITS if each.name == "11_case_studies"]
+    (exhibit,) = [each for each in exhibits.EXHIBITS if each.name == "11_case_studies"]
+    with pytest.raises(ArtifactError, match="judge_reliability.json is missing; run notebooks/05_judge_validation.ipynb"):
+        exhibit.draw(run)
+    judging.save_reliability(run, "It tells every planted flaw.", {"cases": verdicts})
+    drawing = exhibit.draw(run)
     assert len(drawing.table) == len(cases) and drawing.figure is None and drawing.page.startswith("# Case studies")
+    assert "It tells every planted flaw." in drawing.page
     after[0].turns[0].reply = "Another reply, of an adapter that was trained anew."
     write_jsonl(run.paths.trajectories("game", "actcrs_ecpo"), after)
     with pytest.raises(ArtifactError, match=f"lacks verdicts on 1 of {len(after)} pairs .* run notebooks/10_main_results.ipynb to its end"):
