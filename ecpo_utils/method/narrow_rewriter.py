@@ -3,7 +3,8 @@
 A model of 1.5B parameters that is shown a reply and its faults mostly copies the reply. So it writes a single sentence: a question in
 place of the reply's last one, which makes up for what the user missed. Nothing else changes, so that a pair differs only at its end: with
 other beginnings a policy of 135M parameters lost its searches or spoilt them, and with a sentence left out for the question it left out its
-second title for good. Only an error or a repetition makes way for other entries.
+second title for good. A question about one of two suggestions teaches it the same, and makes no pair. Only an error or a repetition makes
+way for other entries.
 
 What was missed are the dimensions in which the user deducted points. The user's own words on it are not shown: a model of this size
 answers a complaint with an apology.
@@ -38,6 +39,8 @@ LAST_MESSAGES = 3  # of the customer
 LONG_WORD = 5  # letters: of shorter words any two sentences share some
 SENTENCE_TOKENS = {"pitch": 32, "question": 20, "missed": 28}
 _QUESTION_AT_END = re.compile(r"\s*[^.!?\"\u201d]*\w\s*\?\s*$")  # not the mark behind a title
+_TITLE = re.compile(r"[\"\u201c][^\"\u201c\u201d]+[\"\u201d]")
+_OF_ONE = re.compile(r"\W*((is|was|does|has|would) (this|that)|(does|has) it)\b", re.IGNORECASE)  # "is it" may mean the wish
 _SENTENCE = re.compile(r".*?\w\w[\"\u201d)]?[.!?](?=\s|$)")  # an initial, as in "M. R. James", ends none
 
 
@@ -66,7 +69,8 @@ class NarrowRewriter:
 
         Raises:
             EndpointError: If the endpoint fails.
-            ParseError: If it answers none of the words asked for, or writes no whole sentence to end with.
+            ParseError: If it answers none of the words asked for, writes no whole sentence to end with, or asks about one of several
+                suggestions.
         """
         changes = what_to_change(turn.confirmation) if self.reads == "confirmation" else [NEXT_STEP]
         earlier = row.turns[: turn.index]
@@ -96,6 +100,8 @@ class NarrowRewriter:
             sentence = sentence if sentence.endswith("?") else ""  # an apology makes up for nothing
         if not sentence:
             raise ParseError("the rewriter wrote no whole sentence to end with; the reply without its question would be no repair")
+        if _OF_ONE.match(sentence) and len(set(_TITLE.findall(answer))) > 1:
+            raise ParseError(f"the question is about one suggestion where the reply names several: {sentence}")
         return sentence
 
     async def _recommend(self, said: str, entries: Sequence[Item]) -> list[str]:

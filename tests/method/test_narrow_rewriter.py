@@ -5,6 +5,7 @@ from scripted_models import ITEMS, choice
 
 from ecpo_utils.core.errors import EndpointError
 from ecpo_utils.core.schema import Confirmation
+from ecpo_utils.dialogue.agents.actions import parse_action
 from ecpo_utils.dialogue.agents.base import SYSTEM_ERROR
 from ecpo_utils.dialogue.confirmation import Confirmer
 from ecpo_utils.llm.prompts import load_prompt
@@ -53,6 +54,12 @@ def repeated(row):
     return row
 
 
+def ending(row, output):
+    """The same dialogue with another last action of the agent."""
+    row.turns[1].steps[-1] = row.turns[1].steps[-1].model_copy(update={"output": output, "action": parse_action(output)})
+    return row
+
+
 def scored(row, index, **scores):
     """The same dialogue with other scores for a turn, 2, 2, 1 where nothing is said."""
     row.turns[index].confirmation = Confirmation(**{"flexibility": 2, "coherence": 2, "guidance": 1, **scores}, reasons={})
@@ -84,6 +91,23 @@ def test_without_the_confirmation_the_rewriter_is_told_nothing_of_the_turn(make_
 def test_an_apology_makes_up_for_nothing(make_row, rewrite):
     records, _ = rewrite(make_row(), missed="I am sorry for the confusion.")
     assert [record.dropped for record in records] == ["unreadable answer"] * 2
+
+
+@pytest.mark.parametrize(
+    ("question", "dropped"),
+    [
+        ("Is that the kind of game you mean, or should I look for another?", "unreadable answer"),
+        ("Does it sound right, or should I look for another?", "unreadable answer"),
+        ("Is either of these to play alone?", None),
+        ("Is thatch what you mean, or should I look for another?", None),
+    ],
+)
+def test_a_question_about_one_of_two_suggestions_makes_no_pair(make_row, rewrite, question, dropped):
+    first, second = (f'"{CATALOGUE[name].title}"' for name in ("g1", "g2"))
+    (_, record), _ = rewrite(ending(make_row(), f"Recommend[How about {first}? Or {second}? Does either sound right?]"), missed=question)
+    assert record.dropped == dropped and ("about one suggestion" in record.thought) == bool(dropped)
+    (_, record), _ = rewrite(ending(make_row(), f"Recommend[How about {first}? It is old. Does that sound right?]"), missed=question)
+    assert record.dropped is None
 
 
 def test_a_title_at_the_end_keeps_its_mark(make_row, rewrite):
