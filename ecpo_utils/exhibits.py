@@ -21,6 +21,7 @@ from .evaluate.diversity import summarize_diversity
 from .evaluate.reasons import reason_table
 from .evaluate.separation import JudgedPair, separation_table
 from .evaluate.tables import EXPERT, Played
+from .evaluate.turns import turn_table
 from .judging import EXPERT_LOG, framework_comparisons, load_damaged, load_judged, load_originals, load_reliability, rule_damaged
 from .method.training import load_history
 from .preparation import load_found_data
@@ -179,6 +180,12 @@ def _dimensions(run: Run) -> Drawing:
     return Drawing(table, tuning_figures.plot_dimensions(table, load_reliability(run, judged)))
 
 
+def _turns(run: Run) -> Drawing:
+    played, _ = _main(run)
+    titles = load_titles(run, (row for systems in played.values() for rows in systems.values() for row in rows))
+    return Drawing(turn_table(played, titles, run.label))
+
+
 def _cases(run: Run) -> Drawing:
     cases = load_cases(run)
     table, note = case_table(cases), load_reliability(run, {"cases": [verdict for case in cases for verdict in case.verdicts]})
@@ -215,6 +222,7 @@ EXHIBITS = (
     Exhibit("10_dimensions", _dimensions),
     Exhibit("10_comparisons", lambda run: Drawing(system_comparisons(*_main(run), "actcrs_sgpt", run.label, seed=run.params.seed))),
     Exhibit("10_costs", lambda run: Drawing(cost_table(run))),
+    Exhibit("10_turns", _turns),
     Exhibit("11_case_studies", _cases),
 )
 

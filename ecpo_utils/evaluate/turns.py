@@ -1,0 +1,90 @@
+"""Turn by turn: when the target is found, whether the reply then names it, and how many titles a reply names."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from ..core.matching import mentions_title
+from ..core.schema import Trajectory
+from .statistics import average, mean, proportion
+from .tables import Played, rate_columns
+
+
+@dataclass(frozen=True)
+class ReplyFacts:
+    """What one reply did.
+
+    Attributes:
+        searched: Whether the agent searched in this turn.
+        found: Whether a search in this turn retrieved the target, which no earlier reply had named.
+        named: Whether the reply names the target.
+        titles: How many of the items that searches up to here retrieved the reply names, by distinct title.
+        satisfaction: The user's score 0-5, None where it has none.
+    """
+
+    searched: bool
+    found: bool
+    named: bool
+    titles: int
+    satisfaction: int | None
+
+
+def reply_facts(row: Trajectory, titles: Mapping[str, str]) -> Iterator[tuple[int, ReplyFacts]]:
+    """The replies of a dialogue with the number of their turn, from 1.
+
+    Args:
+        row: The dialogue.
+        titles: Of all items that it retrieved, by item id.
+    """
+    retrieved: set[str] = set()
+    already_named = False
+    for number, turn in enumerate(row.turns, 1):
+        searches = [step.retrieval for step in turn.steps if step.retrieval]
+        retrieved.update(item_id for search in searches for item_id in search.item_ids)
+        if turn.reply is None:
+            continue
+        named = mentions_title(turn.reply, row.target.title)
+        mentioned = {title for title in (titles[item_id] for item_id in retrieved) if mentions_title(turn.reply, title)}
+        found = not already_named and any(row.target.item_id in search.item_ids for search in searches)
+        yield number, ReplyFacts(bool(searches), found, named, len(mentioned), turn.satisfaction)
+        already_named = already_named or named
+
+
+def turn_table(played: Played, titles: Mapping[str, str], profile: str) -> pd.DataFrame:
+    """One row per domain, system and turn: what the replies of that turn did, with 95% intervals.
+
+    `named` is the share of `found` replies that name the target: what is lost between search and reply. `titles` (mean) and
+    `two_titles` (share) are of replies after a search in the same turn. `satisfaction` is the mean score, 0-5.
+
+    Args:
+        played: Dialogues by domain and system.
+        titles: Of all items that they retrieved, by item id.
+        profile: Whose dialogues they are.
+    """
+    rows = []
+    for domain, systems in played.items():
+        for name, trajectories in systems.items():
+            for number, facts in sorted(_by_turn(trajectories, titles).items()):
+                found, after_search = ([fact for fact in facts if getattr(fact, kind)] for kind in ("found", "searched"))
+                rows.append(
+                    {"domain": domain, "system": name, "profile": profile, "turn": number, "replies": len(facts)}
+                    | rate_columns("searched", proportion(len(after_search), len(facts)))
+                    | {"found": len(found)}
+                    | rate_columns("named", proportion(sum(fact.named for fact in found), len(found)))
+                    | rate_columns("titles", mean(fact.titles for fact in after_search))
+                    | rate_columns("two_titles", proportion(sum(fact.titles > 1 for fact in after_search), len(after_search)))
+                    | {"satisfaction": average(fact.satisfaction for fact in facts)}
+                )
+    return pd.DataFrame(rows)
+
+
+def _by_turn(trajectories: Sequence[Trajectory], titles: Mapping[str, str]) -> dict[int, list[ReplyFacts]]:
+    found = defaultdict(list)
+    for row in trajectories:
+        for number, facts in reply_facts(row, titles):
+            found[number].append(facts)
+    return found

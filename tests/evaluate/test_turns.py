@@ -1,0 +1,73 @@
+"""What replies did turn by turn, counted by hand."""
+
+import pandas as pd
+import pytest
+
+from ecpo_utils.core.schema import Action, Confirmation, Item, Persona, Retrieval, Step, Trajectory, Turn
+from ecpo_utils.evaluate.turns import turn_table
+
+TITLES = {"1": "Emma", "2": "Ivanhoe", "3": "Dune", "4": "Dune"}
+
+
+def turn(index, reply, *searches, score=None):
+    steps = [
+        Step(
+            messages=[],
+            output="x",
+            action=Action(type="search", argument="q"),
+            retrieval=Retrieval(query="q", item_ids=list(ids)),
+            attempts=1,
+        )
+        for ids in searches
+    ]
+    given = score and Confirmation(flexibility=min(score, 2), coherence=min(max(score - 2, 0), 2), guidance=max(score - 4, 0))
+    return Turn(index=index, policy="ask_recommendation", user_message="Hi.", reply=reply, steps=steps, confirmation=given)
+
+
+def dialogue(task, *turns):
+    return Trajectory(
+        task_id=f"book/u{task}/1", domain="book", system="actcrs_sgpt", config="c", target=Item(item_id="1", title="Emma"),
+        turns=list(turns), persona=Persona(activities="a", language="l"), status="complete",
+    )  # fmt: skip
+
+
+@pytest.fixture
+def table():
+    rows = [
+        dialogue(
+            1,
+            turn(0, "Try Emma or Ivanhoe.", ["2"], ["1", "2"], score=4),  # two searches: found, named, two titles
+            turn(1, "Emma it is.", ["1"], score=5),  # named before: not found again
+            turn(2, "Emma and Ivanhoe.", score=3),  # no search: its titles do not count
+        ),
+        dialogue(
+            2,
+            turn(0, "Ivanhoe, perhaps?", ["1", "2"], score=2),  # found, not named
+            turn(1, "Or Dune?", ["3", "4"]),  # one title of two items; not found here
+            turn(2, None),
+        ),
+        dialogue(3, turn(0, "What do you like?")),
+    ]
+    return turn_table({"book": {"actcrs_sgpt": rows}}, TITLES, "cpu").set_index("turn")
+
+
+def test_a_target_counts_as_found_where_its_search_was_and_until_it_is_named(table):
+    assert table["replies"].to_dict() == {1: 3, 2: 2, 3: 1}  # a message without a reply is none
+    assert table["found"].to_dict() == {1: 2, 2: 0, 3: 0}
+    assert table.loc[1, "named"] == pytest.approx(0.5) and table.loc[1, "named_n"] == 2
+    assert pd.isna(table.loc[2, "named"]) and table.loc[2, "named_n"] == 0
+
+
+def test_titles_are_counted_after_a_search_and_once_each(table):
+    assert table.loc[1, "searched"] == pytest.approx(2 / 3) and table.loc[2, "searched"] == 1 and table.loc[3, "searched"] == 0
+    assert table.loc[1, "titles"] == pytest.approx(1.5) and table.loc[1, "two_titles"] == pytest.approx(0.5)
+    assert table.loc[2, "titles"] == 1 and table.loc[2, "two_titles"] == 0
+    assert pd.isna(table.loc[3, "titles"]) and pd.isna(table.loc[3, "two_titles"])
+
+
+def test_satisfaction_is_the_mean_of_the_scored_replies(table):
+    assert table["satisfaction"].to_dict() == {1: 3, 2: 5, 3: 3}
+
+
+def test_no_dialogues_no_rows():
+    assert turn_table({"book": {"actcrs_sgpt": []}}, {}, "cpu").empty
