@@ -28,7 +28,8 @@ from ecpo_utils.core.paths import RunPaths, repository_root
 from ecpo_utils.core.schema import PreferencePair, SFTExample
 from ecpo_utils.method.backbone import add_adapter, load_adapter, load_backbone
 from ecpo_utils.method.sequences import tokens
-from ecpo_utils.method.training import TrainingSet, train_adapter
+from ecpo_utils.method.trainers import TrainingSet
+from ecpo_utils.method.training import train_adapter
 
 Rows = Sequence[SFTExample | PreferencePair]
 

@@ -29,7 +29,8 @@ from .method.export import export_model, export_sharegpt, export_trl
 from .method.rewriting import build_pairs, rewrite_turns, spoken_before
 from .method.search_pairs import search_pairs
 from .method.sgpt import build_sft_examples, draw_validation_users, split_by_user
-from .method.training import TrainingSet, load_history, train_adapter
+from .method.trainers import TrainingSet
+from .method.training import load_history, train_adapter
 from .run import Run
 from .simulation import ZERO_SHOT, Entry, find_adapter, load_played, play
 

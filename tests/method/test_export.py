@@ -14,7 +14,8 @@ from ecpo_utils.method.backbone import load_adapter, load_backbone
 from ecpo_utils.method.cards import write_card
 from ecpo_utils.method.export import export_model, export_sharegpt, export_trl
 from ecpo_utils.method.sgpt import build_sft_examples
-from ecpo_utils.method.training import TrainingSet, train_adapter
+from ecpo_utils.method.trainers import TrainingSet
+from ecpo_utils.method.training import train_adapter
 
 
 @pytest.fixture

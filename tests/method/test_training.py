@@ -15,21 +15,14 @@ from safetensors.torch import load_file, save_file
 from ecpo_utils.core.errors import ModelError, TrainingError
 from ecpo_utils.core.schema import PreferencePair, SFTExample
 from ecpo_utils.llm.models import find_model
-from ecpo_utils.method import backbone, training
-from ecpo_utils.method.backbone import load_adapter, load_backbone, trim_heap, weights_dtype
+from ecpo_utils.method import backbone, trainers, training
+from ecpo_utils.method.backbone import add_adapter, load_adapter, load_backbone, trim_heap, weights_dtype
+from ecpo_utils.method.batches import BATCH, prefix_of
 from ecpo_utils.method.divergence import compare_policies
 from ecpo_utils.method.sequences import join_examples, tokens
 from ecpo_utils.method.sgpt import build_sft_examples
-from ecpo_utils.method.training import (
-    TrainingSet,
-    device_options,
-    enlarge_batch,
-    estimate_row_bytes,
-    load_history,
-    preference_rows,
-    share_batch,
-    train_adapter,
-)
+from ecpo_utils.method.trainers import TrainingSet, answers_only, build_trainer, device_options, preference_rows
+from ecpo_utils.method.training import load_history, train_adapter
 
 
 @pytest.fixture
@@ -97,7 +90,7 @@ def test_the_loss_is_on_the_agents_actions_only(tiny, make_params, dialogue, tmp
     params = make_params()
     model, tokenizer = load_backbone(tiny)
     rows = TrainingSet(join_examples(dialogue, tokenizer))
-    trainer = training._trainer("sft", params, training.add_adapter(model, params), tokenizer, rows, tmp_path)
+    trainer = build_trainer("sft", params, add_adapter(model, params), tokenizer, rows, tmp_path)
     batch = next(iter(trainer.get_train_dataloader()))
     learned = tokenizer.decode([token for token in batch["labels"][0].tolist() if token != -100])
     assert batch["labels"].shape[0] == 1
@@ -154,10 +147,10 @@ def test_only_the_answers_are_projected_and_the_loss_is_the_same(sgpt, tiny, mak
         return project(states, weight, bias, labels, *others)
 
     monkeypatch.setattr(utils._ChunkedLogProbFunction, "apply", count)
-    for name, context in {"all": contextlib.nullcontext(), "answers": training._answers_only()}.items():
+    for name, context in {"all": contextlib.nullcontext(), "answers": answers_only()}.items():
         model, tokenizer = load_backbone(tiny)
         with context:
-            trainer = training._trainer("dpo", params, load_adapter(model, tiny, sgpt), tokenizer, TrainingSet(pairs), tmp_path / name)
+            trainer = build_trainer("dpo", params, load_adapter(model, tiny, sgpt), tokenizer, TrainingSet(pairs), tmp_path / name)
             trainer.train()
         losses[name] = [line["loss"] for line in trainer.state.log_history if "loss" in line]
     assert losses["answers"] == pytest.approx(losses["all"], rel=1e-4)
@@ -175,7 +168,7 @@ def test_a_finished_training_is_not_repeated_and_changed_data_are_trained_on(sgp
 
 def test_a_training_asks_and_tells_the_hub_nothing(tiny, make_params, examples, tmp_path, monkeypatch, recwarn):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY", False)
-    monkeypatch.setattr(training, "SAVE_STEPS", 2)
+    monkeypatch.setattr(trainers, "SAVE_STEPS", 2)
     monkeypatch.delenv("CI", raising=False)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     asked = []
@@ -214,7 +207,7 @@ def dying_at(killed_at):
 
         return Dying()
 
-    training_watch = training._watch
+    training_watch = trainers._watch
     return watch
 
 
@@ -225,16 +218,16 @@ def test_a_killed_training_goes_on_from_its_checkpoint_to_the_same_weights(
     method, beforehand, sgpt, make_params, examples, pairs, tmp_path, monkeypatch
 ):
     """Also where the reference is asked beside each step, as on a GPU."""
-    monkeypatch.setattr(training, "_trainer", functools.partial(training._trainer, precompute_ref_log_probs=beforehand))
-    monkeypatch.setattr(training, "SAVE_STEPS", 2)
+    monkeypatch.setattr(training, "build_trainer", functools.partial(build_trainer, precompute_ref_log_probs=beforehand))
+    monkeypatch.setattr(trainers, "SAVE_STEPS", 2)
     trimmed = []
-    monkeypatch.setattr(training, "trim_heap", lambda: trimmed.append(1))
+    monkeypatch.setattr(trainers, "trim_heap", lambda: trimmed.append(1))
     rates = {f"{name}_learning_rate": 5e-3 for name in ("dpo", "kto", "simpo")}
     params = make_params(sft_num_train_epochs=2.0, dpo_num_train_epochs=3.0, **rates)
     rows, start = (TrainingSet(examples), None) if method == "sft" else (TrainingSet(pairs), sgpt)
     whole = train_adapter(method, params, rows, tmp_path / "whole", start=start)
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(training, "_watch", dying_at(3))
+        patch.setattr(trainers, "_watch", dying_at(3))
         train_adapter(method, params, rows, tmp_path / "pieces", start=start)
     (work,) = tmp_path.glob(".pieces.*")
     assert not (tmp_path / "pieces").exists() and (work / "checkpoint-2").is_dir()
@@ -253,9 +246,9 @@ def test_a_killed_training_goes_on_from_its_checkpoint_to_the_same_weights(
 
 def kill_after_a_checkpoint(params, rows, folder, start, monkeypatch):
     """Begin to train the adapter `a` in a folder; returns where its checkpoint lies."""
-    monkeypatch.setattr(training, "SAVE_STEPS", 1)
+    monkeypatch.setattr(trainers, "SAVE_STEPS", 1)
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(training, "_watch", dying_at(2))
+        patch.setattr(trainers, "_watch", dying_at(2))
         train_adapter("dpo", params, rows, folder / "a", start=start)
     (work,) = folder.glob(".a.*")
     return work
@@ -386,7 +379,7 @@ def test_the_sft_loss_beside_dpo_is_on_the_chosen_reply_and_on_the_searches_befo
     prompt = tokens(tokenizer, pair.prompt, add_generation_prompt=True)
     chosen, rejected = (tokens(tokenizer, [*pair.prompt, *answer])[len(prompt) :] for answer in (pair.chosen, pair.rejected))
     row = {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected}
-    batch = training._with_searches([pair], tokenizer, 4096)([row])
+    batch = trainers._with_searches([pair], tokenizer, 4096)([row])
     read = [tokenizer.decode(ids[mask.bool()]) for ids, mask in zip(batch["input_ids"], batch["completion_mask"], strict=True)]
     end = "<|im_end|>\n"
     assert read == [f'Search[alone]{end}Recommend["Harbour of Glass"]{end}', f"Search[alone]{end}Response[No.]{end}"]
@@ -427,7 +420,7 @@ def test_the_reference_is_the_sgpt_policy_and_stays_frozen(beforehand, sgpt, tin
 
     wanted = [log_probability(plain, pair, pair.chosen) for pair in pairs]
     policy = load_adapter(load_backbone(tiny)[0], tiny, sgpt)
-    trainer = training._trainer(
+    trainer = build_trainer(
         "dpo", make_params(), policy, tokenizer, TrainingSet(pairs), tmp_path, precompute_ref_log_probs=beforehand
     )  # fmt: skip
 
@@ -461,7 +454,7 @@ def test_kto_rows_are_labelled_completions(pairs, tiny):
 
 def test_simpo_learns_one_end_mark_per_answer(sgpt, tiny, make_params, pairs, tmp_path):
     model, tokenizer = load_backbone(tiny)
-    trainer = training._trainer("simpo", make_params(), load_adapter(model, tiny, sgpt), tokenizer, TrainingSet(pairs), tmp_path)
+    trainer = build_trainer("simpo", make_params(), load_adapter(model, tiny, sgpt), tokenizer, TrainingSet(pairs), tmp_path)
     for row, pair in zip(trainer.train_dataset, pairs, strict=True):
         for name in ("chosen", "rejected"):
             labels = row[f"{name}_labels"]
@@ -470,77 +463,12 @@ def test_simpo_learns_one_end_mark_per_answer(sgpt, tiny, make_params, pairs, tm
             assert tokenizer.decode(row[f"{name}_input_ids"]).startswith("<|im_start|>system") and labels[0] == -100
 
 
-@pytest.mark.parametrize(
-    ("rows", "processes", "expected"),
-    [((2, 16), 1, (2, 16)), ((2, 16), 4, (2, 4)), ((4, 2), 4, (2, 1)), ((1, 8), 8, (1, 1)), ((3, 4), 4, (3, 1))],
-)
-def test_all_processes_together_take_the_rows_of_one(make_params, rows, processes, expected):
-    names = "per_device_train_batch_size", "gradient_accumulation_steps"
-    params = make_params(**{f"dpo_{name}": value for name, value in zip(names, rows, strict=True)})
-    found = share_batch(params, "dpo", processes)
-    assert tuple(found[name] for name in names) == expected
-
-
-def test_kto_has_two_rows_at_once_on_any_number_of_gpus(make_params):
-    params = make_params(dpo_per_device_train_batch_size=1, dpo_gradient_accumulation_steps=4)
-    assert [tuple(share_batch(params, "dpo", number, at_once=2).values()) for number in (1, 2, 4)] == [(2, 4), (2, 2), (2, 1)]
-    with pytest.raises(TrainingError, match="8 rows a step .* cannot be shared by 8"):
-        share_batch(params, "dpo", 8, at_once=2)
-
-
-def test_kto_takes_as_many_pairs_a_step_however_the_product_is_written(make_params):
-    for size, accumulated in ((1, 32), (2, 16), (4, 8)):
-        params = make_params(dpo_per_device_train_batch_size=size, dpo_gradient_accumulation_steps=accumulated)
-        assert math.prod(share_batch(params, "dpo", 1, at_once=2).values()) == 64
-
-
-def test_rows_that_cannot_be_shared_evenly_name_the_parameters(make_params):
-    params = make_params(sft_per_device_train_batch_size=1, sft_gradient_accumulation_steps=2)
-    with pytest.raises(TrainingError, match=r"2 rows a step \(sft_per_device_train_batch_size x sft_gradient.*\) cannot be shared by 4"):
-        share_batch(params, "sft", 4)
-
-
-@pytest.mark.parametrize(
-    ("batch", "fitting", "expected"),
-    [((1, 32), 5, (4, 8)), ((2, 16), 64, (32, 1)), ((2, 16), 7, (4, 8)), ((2, 16), 0, (2, 16)), ((2, 16), -3, (2, 16)), ((3, 1), 9, (3, 1)),
-     ((1, 6), 5, (3, 2))],
-)  # fmt: skip
-def test_a_gpu_takes_as_many_rows_at_once_as_fit_and_the_rows_of_a_step_stay(batch, fitting, expected):
-    found = tuple(enlarge_batch(dict(zip(training.BATCH, batch, strict=True)), fitting * 100 + 99, 100).values())
-    assert found == expected and math.prod(found) == math.prod(batch)
-
-
-def test_a_row_takes_memory_by_its_tokens_layers_and_width():
-    config = SimpleNamespace(hidden_size=4096, num_hidden_layers=32, vocab_size=128_256)  # an 8B model
-    assert estimate_row_bytes("sft", config, 1000) == 2 * 4096 * (32 + 64) * 1000
-    assert estimate_row_bytes("dpo", config, 1000) == 2 * estimate_row_bytes("sft", config, 1000)
-    assert estimate_row_bytes("simpo", config, 1000) == estimate_row_bytes("dpo", config, 1000) + 2 * 12 * 128_256 * 1000
-
-
-@pytest.mark.parametrize(
-    ("method", "changes", "expected"),
-    [("sft", {}, (8, 1)), ("dpo", {}, (4, 2)), ("simpo", {}, (4, 2)), ("dpo", {"dpo_sft_weight": 1.0}, (1, 8)), ("kto", {}, (2, 8))],
-)
-def test_a_batch_grows_on_a_gpu_only_and_where_the_training_stays_the_same(method, changes, expected, make_params, monkeypatch):
-    config = SimpleNamespace(hidden_size=64, num_hidden_layers=2, vocab_size=0)
-    model = SimpleNamespace(config=config, get_memory_footprint=lambda: 10**6)
-    names = [f"{training._prefix(method)}_{name}" for name in training.BATCH]
-    params = make_params(**dict(zip(names, (1, 8), strict=True)), **changes)
-    assert math.prod(training._batch(method, params, model, 100).values()) == math.prod(expected)
-    assert training._batch(method, params, model, 100) == share_batch(params, training._prefix(method), 1, at_once=1 + (method == "kto"))
-    sizes = [10**6 + 8 * 2 * 64 * 66 * 100 * 2, 10**12]  # of two GPUs; half of what is left of the smaller holds eight rows
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda gpu: SimpleNamespace(total_memory=sizes[gpu]))
-    assert tuple(training._batch(method, params, model, 100).values()) == expected
-
-
 @pytest.mark.parametrize("method", ["sft", "dpo", "simpo"])
 def test_more_rows_at_once_learn_the_same(method, tiny, make_params, examples, pairs, sgpt, tmp_path):
     rows, start = (TrainingSet(examples[:4]), None) if method == "sft" else (TrainingSet(pairs[:4]), sgpt)
     found = {}
     for size in (1, 4):
-        names = [f"{training._prefix(method)}_{name}" for name in training.BATCH]
+        names = [f"{prefix_of(method)}_{name}" for name in BATCH]
         params = make_params(**dict(zip(names, (size, 4 // size), strict=True)), sft_num_train_epochs=1.0, dpo_num_train_epochs=1.0)
         found[size] = load_history(train_adapter(method, params, rows, tmp_path / f"{size}", start=start))
     assert [found[size]["rows_at_once"] for size in found] == [1, 4] and found[1]["steps"] == found[4]["steps"] == 1
@@ -566,7 +494,7 @@ def test_what_only_imitates_bfloat16_trains_in_another_type_with_a_float32_adapt
         dtype, options = weights_dtype(), device_options()
     assert (dtype, options["bf16"], options["fp16"]) == expected and options["use_cpu"] is not gpu
     monkeypatch.setattr(backbone, "weights_dtype", lambda: dtype)
-    model = training.add_adapter(load_backbone(tiny)[0], make_params())
+    model = add_adapter(load_backbone(tiny)[0], make_params())
     assert {value.dtype for value in model.parameters() if not value.requires_grad} == {dtype}
     assert {value.dtype for value in model.parameters() if value.requires_grad} == {torch.float32}
 
@@ -576,7 +504,7 @@ def test_without_a_launcher_one_of_several_gpus_is_used(tmp_path):
 
     args = SFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False)
     args._n_gpu = 4  # as transformers finds them, once it has set up its devices
-    assert args.n_gpu == 4 and training._one_gpu(args).n_gpu == 1
+    assert args.n_gpu == 4 and trainers._one_gpu(args).n_gpu == 1
 
 
 def test_nothing_to_train_on_says_which_number_to_raise(tiny, make_params, pairs, tmp_path):
@@ -614,7 +542,7 @@ def test_weights_that_are_no_numbers_after_the_last_step_are_not_published(tiny,
 
 
 def test_a_validation_loss_that_is_no_number_ends_the_training_too():
-    watch = training._watch("dpo_learning_rate")
+    watch = trainers._watch("dpo_learning_rate")
     state, args = SimpleNamespace(global_step=7, log_history=[{}]), SimpleNamespace(learning_rate=0.5)
     watch.on_log(args, state, None, logs={"eval_loss": 0.7})
     with pytest.raises(TrainingError, match=r"the loss is nan at step 7; lower dpo_learning_rate \(now 0.5\)"):
