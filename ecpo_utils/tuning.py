@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +19,7 @@ from .dialogue.confirmation import Confirmer
 from .dialogue.retrieval import Embedder
 from .evaluate.cases import Case
 from .evaluate.judges import Pair
-from .evaluate.statistics import mean, proportion
+from .evaluate.statistics import Rate, mean, proportion
 from .evaluate.tables import EXPERT, Played, rate_columns
 from .evaluate.transcripts import Transcript
 from .evaluate.verdicts import judge_pairs, load_verdicts
@@ -155,7 +155,10 @@ def train_preferences(run: Run, sets: Mapping[Domain, TrainingSet]) -> dict[Doma
 
 
 def measure_divergence(run: Run, sets: Mapping[Domain, TrainingSet], adapters: Mapping[Domain, Mapping[str, Path]]) -> pd.DataFrame:
-    """Every preference adapter against the SGPT adapter: KL per token, margin, share of pairs with a positive one, and log-probabilities.
+    """Every preference adapter against the SGPT adapter: KL per token, margin, share of pairs with a positive one, log-probabilities.
+
+    `shared_kept` is the share of pairs with a common beginning that the policy, decoding greedily, writes to its end: below
+    `shared_kept_sgpt`, it changes what the pairs left alone.
 
     On the first pairs that it was trained on, on those of the validation users, and on searches against the reply that followed, of
     validation users if there are any: a policy that likes the reply better looks nothing up. Writes `divergence.jsonl`.
@@ -189,11 +192,18 @@ def _divergence(found: Sequence[PairDivergence]) -> dict:
         **rate_columns("margin", mean(each.margin for each in found)),
         **rate_columns("chosen_preferred", proportion(sum(each.margin > 0 for each in found), len(found))),
         **rate_columns("chosen_likelier", proportion(sum(each.chosen_logp > each.rejected_logp for each in found), len(found))),
+        **rate_columns("shared_kept", _share(each.keeps_shared for each in found)),
+        **rate_columns("shared_kept_sgpt", _share(each.reference_keeps_shared for each in found)),
         "chosen_logp": sum(each.chosen_logp for each in found) / len(found),
         "rejected_logp": sum(each.rejected_logp for each in found) / len(found),
         "chosen_tokens": sum(each.chosen_tokens for each in found) / len(found),
         "rejected_tokens": sum(each.rejected_tokens for each in found) / len(found),
     }
+
+
+def _share(values: Iterable[bool | None]) -> Rate:
+    known = [value for value in values if value is not None]
+    return proportion(sum(known), len(known))
 
 
 def _history(run: Run, domain: Domain, name: str) -> dict:

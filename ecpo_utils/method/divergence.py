@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ class PairDivergence:
         margin: log-ratio of the chosen reply minus that of the rejected one, nats; times beta it is DPO's reward margin.
         chosen_logp: The policy's own log-probability of the chosen reply, nats; `rejected_logp` likewise.
         chosen_tokens: Length of the chosen reply; `rejected_tokens` likewise.
+        keeps_shared: Whether the policy, decoding greedily, writes all that both replies begin with; None if they share no beginning.
+            Where it does not, it changes what the pair left alone. `reference_keeps_shared` likewise.
     """
 
     kl_per_token: float
@@ -34,6 +37,8 @@ class PairDivergence:
     rejected_logp: float
     chosen_tokens: int
     rejected_tokens: int
+    keeps_shared: bool | None
+    reference_keeps_shared: bool | None
 
 
 def compare_policies(name: str, adapter: Path, reference: Path, pairs: Sequence[PreferencePair]) -> list[PairDivergence]:
@@ -64,16 +69,21 @@ def compare_policies(name: str, adapter: Path, reference: Path, pairs: Sequence[
 
 
 def _compare(model: PeftModel, tokenizer: PreTrainedTokenizerBase, pair: PreferencePair) -> PairDivergence:
-    found = []
-    for reply in (pair.chosen, pair.rejected):
+    found, replies, likeliest = [], [], {}
+    for reply in (pair.rejected, pair.chosen):
         ids, begin = _tokens(tokenizer, pair.prompt, reply)
         logs = {name: _log_probabilities(model, name, ids, begin) for name in ("policy", "default")}
         kl = (logs["policy"].exp() * (logs["policy"] - logs["default"])).sum(-1)
         answer = ids[begin:].to(kl.device).unsqueeze(-1)
         policy, reference = (logs[name].gather(-1, answer).sum().item() for name in ("policy", "default"))
         found.append((kl.sum().item(), policy - reference, policy, len(ids) - begin))
-    (kl_chosen, chosen, chosen_logp, n), (kl_rejected, rejected, rejected_logp, m) = found
-    return PairDivergence((kl_chosen + kl_rejected) / (n + m), chosen - rejected, chosen_logp, rejected_logp, n, m)
+        replies.append(ids[begin:].tolist())
+        likeliest = {name: logs[name].argmax(-1).tolist() for name in logs}  # of the chosen reply, in the end
+    (kl_rejected, rejected, rejected_logp, m), (kl_chosen, chosen, chosen_logp, n) = found
+    shared = os.path.commonprefix(replies)
+    keeps = {name: tokens[: len(shared)] == shared if shared else None for name, tokens in likeliest.items()}
+    kl_per_token = (kl_chosen + kl_rejected) / (n + m)
+    return PairDivergence(kl_per_token, chosen - rejected, chosen_logp, rejected_logp, n, m, keeps["policy"], keeps["default"])
 
 
 def _tokens(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], reply: Sequence[Message]) -> tuple[torch.Tensor, int]:

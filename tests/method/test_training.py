@@ -403,6 +403,31 @@ def test_a_policy_against_itself_has_no_divergence(sgpt, tiny, pairs):
         assert each.chosen_tokens == len("Ask[Which 0?]") + len("<|im_end|>\n") - 9  # bytes; the end mark is one token
 
 
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "other_at", "expected"),
+    [
+        ("Recommend[Emma. Is it?]", "Recommend[Emma. Does it?]", {"policy": 5}, (False, True)),
+        ("Recommend[Emma. Is it?]", "Recommend[Emma. Does it?]", {"policy": 18, "default": 0}, (True, False)),
+        ("Search[Emma]", "Ask[Why?]", {"policy": 0}, (None, None)),
+    ],
+)
+def test_a_policy_that_parts_from_what_both_replies_begin_with_is_told(
+    chosen, rejected, other_at, expected, sgpt, tiny, pairs, monkeypatch
+):
+    """One token is a character of these ASCII replies; `Recommend[Emma. ` is shared. `other_at`: where another token is likeliest."""
+
+    def log_probabilities(model, name, ids, begin):
+        likeliest = ids[begin:].clone()
+        if name in other_at:
+            likeliest[other_at[name]] += 1
+        return torch.nn.functional.one_hot(likeliest, model.config.vocab_size).float().mul(9).log_softmax(-1)
+
+    monkeypatch.setattr("ecpo_utils.method.divergence._log_probabilities", log_probabilities)
+    replies = {name: [{"role": "assistant", "content": text}] for name, text in (("chosen", chosen), ("rejected", rejected))}
+    (found,) = compare_policies(tiny, sgpt, sgpt, [pairs[0].model_copy(update=replies)])
+    assert (found.keeps_shared, found.reference_keeps_shared) == expected
+
+
 @pytest.mark.parametrize("beforehand", [True, False])
 def test_the_reference_is_the_sgpt_policy_and_stays_frozen(beforehand, sgpt, tiny, make_params, pairs, tmp_path):
     """Asked before the training, as on a CPU, or beside each step, as on a GPU."""
