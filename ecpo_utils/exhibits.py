@@ -163,8 +163,12 @@ def _rewritten(run: Run) -> Drawing:
     return Drawing(table, tuning_figures.plot_rewrites(table))
 
 
+def _tuned(run: Run) -> Played:
+    return load_played(run, [EXPERT, "actcrs_base", *tuned_systems(run.params)], domains_to_tune(run), "10_main_results")
+
+
 def _main(run: Run) -> tuple[Played, Judged]:
-    played = load_played(run, [EXPERT, "actcrs_base", *tuned_systems(run.params)], domains_to_tune(run), "10_main_results")
+    played = _tuned(run)
     return played, load_judged(run, played, main_comparisons(run.params), "10_main_results")
 
 
@@ -181,7 +185,7 @@ def _dimensions(run: Run) -> Drawing:
 
 
 def _turns(run: Run) -> Drawing:
-    played, _ = _main(run)
+    played = _tuned(run)
     titles = load_titles(run, (row for systems in played.values() for rows in systems.values() for row in rows))
     return Drawing(turn_table(played, titles, run.label))
 

@@ -21,7 +21,7 @@ class ReplyFacts:
     Attributes:
         searched: Whether the agent searched in this turn.
         found: Whether a search in this turn retrieved the target, which no earlier reply had named.
-        named: Whether the reply names the target.
+        named: Whether the reply names the target, the first one to do so.
         titles: How many of the items that searches up to here retrieved the reply names, by distinct title.
         satisfaction: The user's score 0-5, None where it has none.
     """
@@ -41,17 +41,16 @@ def reply_facts(row: Trajectory, titles: Mapping[str, str]) -> Iterator[tuple[in
         titles: Of all items that it retrieved, by item id.
     """
     retrieved: set[str] = set()
-    already_named = False
-    for number, turn in enumerate(row.turns, 1):
+    for turn in row.turns:
         searches = [step.retrieval for step in turn.steps if step.retrieval]
         retrieved.update(item_id for search in searches for item_id in search.item_ids)
         if turn.reply is None:
             continue
-        named = mentions_title(turn.reply, row.target.title)
         mentioned = {title for title in (titles[item_id] for item_id in retrieved) if mentions_title(turn.reply, title)}
-        found = not already_named and any(row.target.item_id in search.item_ids for search in searches)
-        yield number, ReplyFacts(bool(searches), found, named, len(mentioned), turn.satisfaction)
-        already_named = already_named or named
+        is_open = row.recommended_at is None or turn.index <= row.recommended_at
+        found = is_open and any(row.target.item_id in search.item_ids for search in searches)
+        named = turn.index == row.recommended_at
+        yield turn.index + 1, ReplyFacts(bool(searches), found, named, len(mentioned), turn.satisfaction)
 
 
 def turn_table(played: Played, titles: Mapping[str, str], profile: str) -> pd.DataFrame:

@@ -24,10 +24,11 @@ def turn(index, reply, *searches, score=None):
     return Turn(index=index, policy="ask_recommendation", user_message="Hi.", reply=reply, steps=steps, confirmation=given)
 
 
-def dialogue(task, *turns):
+def dialogue(task, *turns, recommended_at=None):
     return Trajectory(
         task_id=f"book/u{task}/1", domain="book", system="actcrs_sgpt", config="c", target=Item(item_id="1", title="Emma"),
         turns=list(turns), persona=Persona(activities="a", language="l"), status="complete",
+        recommended_at=recommended_at,
     )  # fmt: skip
 
 
@@ -39,6 +40,7 @@ def table():
             turn(0, "Try Emma or Ivanhoe.", ["2"], ["1", "2"], score=4),  # two searches: found, named, two titles
             turn(1, "Emma it is.", ["1"], score=5),  # named before: not found again
             turn(2, "Emma and Ivanhoe.", score=3),  # no search: its titles do not count
+            recommended_at=0,
         ),
         dialogue(
             2,
