@@ -17,7 +17,7 @@ reproduce: setup
 test: setup
 	@echo "== tests"
 	@$(BIN)/ruff check ecpo_utils tests notebooks workflow benchmarks
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 bench: setup
 	@$(BIN)/python benchmarks/all.py $(BENCH)
