@@ -30,7 +30,8 @@ needs_release = pytest.mark.skipif(not RELEASE.is_dir(), reason="needs the publi
 def _no_real_cache(monkeypatch, tmp_path_factory):
     """No weights are found, nothing is fetched, and no server of this machine is seen."""
     monkeypatch.setenv("ECPO_CACHE", str(tmp_path_factory.mktemp("cache")))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # of this process, which reads the variable once, and
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # of those that it starts
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "ECPO_MODELS"):
         monkeypatch.delenv(name, raising=False)
 
