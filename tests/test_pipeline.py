@@ -232,7 +232,7 @@ def test_a_second_run_of_a_profile_is_refused_at_once_and_other_profiles_are_not
         began = time.monotonic()
         with pytest.raises(ArtifactError, match="another 'ecpo run' is at work on profile quick"):
             run_study("quick", say=said.append)
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 10
         run_study("cpu", say=said.append)
     run_study("quick", say=said.append)
 

@@ -4,6 +4,7 @@ import inspect
 import itertools
 import json
 import re
+import threading
 from pathlib import Path
 
 import pytest
@@ -175,21 +176,24 @@ def test_usage_is_counted_by_role(play, study):
 
 
 def test_scores_are_asked_for_beside_the_next_steps_where_the_user_does_not_need_them(play, study):
-    """One call to open, then three a round: 20 in all, of which 16 one after the other."""
-    rounds, wait = 5, 0.2
+    """One call to open, then four a round but for the next policy in the last: 20 in all, of which 16 one after the other."""
+    rounds = 5
     spoken = iter(range(100))
-    study.scripts["policy"] = lambda body: Reply(policy_json("respond_to_clarification", message=f"Of kind {next(spoken)}."), delay_s=wait)
-    study.scripts["message"] = lambda body: Reply("A port town.", delay_s=wait)
-    study.scripts["confirmation"] = lambda body: Reply(confirmation_json(), delay_s=wait)
-    study.scripts["agent"] = lambda body: Reply(
-        "Ask[Alone?]" if "Observation:" in body["messages"][-1]["content"] else "Search[a port]", delay_s=wait
-    )
+    both_in_flight = threading.Barrier(2)
+    scored = itertools.count(1)
+
+    def beside_the_other(text):
+        both_in_flight.wait(timeout=10)
+        return text
+
+    study.scripts["policy"] = lambda body: beside_the_other(policy_json("respond_to_clarification", message=f"Of kind {next(spoken)}."))
+    study.scripts["confirmation"] = lambda body: beside_the_other(confirmation_json()) if next(scored) < rounds else confirmation_json()
+    study.scripts["agent"] = lambda body: "Ask[Alone?]" if "Observation:" in body["messages"][-1]["content"] else "Search[a port]"
     (row,) = play(TASKS[:1], max_turns=rounds)
-    arrivals = [chat.time for chat in study.endpoint.chats]
-    waited_for = 1 + sum(later - earlier >= wait for earlier, later in itertools.pairwise(arrivals))  # sooner: beside one in flight
     assert sum(usage.calls for usage in row.usage.values()) == len(study.endpoint.chats) == 20
     assert all(turn.confirmation.satisfaction == 5 for turn in row.turns)
-    assert waited_for == 16
+    assert study.endpoint.max_in_flight == 2 and not both_in_flight.broken
+    assert len(study.requests("policy")) == rounds - 1  # each beside the scores of the turn before
 
 
 def test_small_models_wait_for_the_scores_that_decide_their_patience(play, study):

@@ -184,7 +184,7 @@ def test_retry_after_is_honoured(ask, stub_endpoint, make_client):
     stub_endpoint.script(Reply("slow down", status=429, headers={"Retry-After": "1"}), "fine")
     assert ask(make_client()).text == "fine"
     first, second = stub_endpoint.chats
-    assert 1.0 <= second.time - first.time < 3.0
+    assert 1.0 <= second.time - first.time < 5.0
 
 
 def test_an_endpoint_that_goes_on_limiting_the_rate_is_waited_for(ask, stub_endpoint, make_client, monkeypatch):
