@@ -17,6 +17,7 @@ from .data.personas import infer_persona, random_personas, sample_users
 from .data.release import load_release_tasks
 from .data.summaries import request_summary, with_summary
 from .data.tasks import build_tasks, sample_splits, split_tasks
+from .data.titles import merge_titles
 from .dialogue.agents.base import NOUNS
 from .dialogue.retrieval import Embedder, ItemDatabase, build_database, is_current, load_database
 from .evaluate.data_tables import DomainData
@@ -61,7 +62,7 @@ def load_items(run: Run, domain: Domain) -> dict[str, Item]:
             summaries = load_jsonl(run.need(run.paths.summaries(domain), "01_environment"), ItemSummary)
             items |= {s.item_id: with_summary(items[s.item_id], s.summary) for s in summaries if s.item_id in items}
         return items
-    return {task.target.item_id: task.target for split in ("train", "test") for task in _released(run, domain, split)}
+    return merge_titles({task.target.item_id: task.target for tasks in _released(run, domain).values() for task in tasks})[0]
 
 
 def save_data(run: Run, found: Mapping[Domain, DomainData]) -> None:
@@ -109,10 +110,18 @@ async def prepare_summaries(run: Run) -> dict[Domain, int]:
     return counts
 
 
-def _released(run: Run, domain: Domain, split: str) -> list[Task]:
+def _released(run: Run, domain: Domain) -> dict[str, list[Task]]:
+    """The released tasks by their file, "train" and "test"; of items with one title one is the target."""
     if not run.params.release_dir:
         raise ArtifactError("data_source is 'release' but release_dir is empty; set it to the folder that holds the release's task/")
-    return load_release_tasks(Path(run.params.release_dir) / "task" / f"{domain.capitalize()}_{split}.jsonl", domain)
+    folder = Path(run.params.release_dir) / "task"
+    released = {split: load_release_tasks(folder / f"{domain.capitalize()}_{split}.jsonl", domain) for split in ("train", "test")}
+    items, merged = merge_titles({task.target.item_id: task.target for tasks in released.values() for task in tasks})
+    for tasks in released.values():
+        for number, task in enumerate(tasks):
+            if other := merged.get(task.target.item_id):
+                tasks[number] = task.model_copy(update={"target": items[other]})
+    return released
 
 
 async def prepare_personas(run: Run) -> dict[Domain, list[PersonaRecord]]:
@@ -127,7 +136,7 @@ async def prepare_personas(run: Run) -> dict[Domain, list[PersonaRecord]]:
             client = (await stack.enter_async_context(run.clients("persona")))["persona"]
         for domain in run.domains:
             if run.params.data_source == "release":
-                given = {task.user_id: task.persona for task in _released(run, domain, "test")}
+                given = {task.user_id: task.persona for task in _released(run, domain)["test"]}
                 found[domain] = [PersonaRecord(user_id=user, persona=persona, source="release") for user, persona in given.items()]
             else:
                 found[domain] = await _infer_all(client, run, domain)
@@ -165,7 +174,7 @@ def prepare_tasks(run: Run) -> dict[Domain, dict[str, list[Task]]]:
     params, prepared = run.params, {}
     for domain in run.domains:
         if params.data_source == "release":
-            train, test = _released(run, domain, "train"), _released(run, domain, "test")
+            train, test = _released(run, domain).values()
             random.Random(params.seed).shuffle(train)
             random.Random(params.seed).shuffle(test)
             held_out = {task.target.item_id for task in test}

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from .core.artifacts import iter_json_lines, iter_lines, sha256_file, write_json, writing
+from .core.artifacts import iter_json_lines, iter_lines, replacing, sha256_file, write_json, writing
 from .core.errors import ArtifactError
 from .core.params import load_profile
 from .core.paths import RunPaths, add_suffix, repository_root
@@ -41,9 +41,12 @@ def publish_run(profile: str, *, replace: bool = False) -> list[str]:
     paths, target = RunPaths(root, profile), root / "results" / profile
     if not any(_files(paths.run, ROWS)):
         raise ArtifactError(f"{paths.run} holds no rows; run: ecpo run --profile {profile}")
-    new = target.with_name(f".{profile}.new")  # the earlier one stays until this one is whole
+    new, old = (target.with_name(f".{profile}.{name}") for name in ("new", "old"))  # the earlier one stays until this one is whole
     with writing(target):
-        shutil.rmtree(new, ignore_errors=True)
+        if old.is_dir() and not target.exists():  # an earlier publishing was stopped between its last two steps
+            old.rename(target)
+        for folder in (new, old):
+            shutil.rmtree(folder, ignore_errors=True)
         for source in _files(paths.run, ROWS):
             if source.parent == paths.chats:  # a person's own words
                 continue
@@ -65,8 +68,10 @@ def publish_run(profile: str, *, replace: bool = False) -> list[str]:
             )
         write_json(new / CONTENTS, contents)
         size = sum(path.stat().st_size for path in packed) / 1e6
-        shutil.rmtree(target, ignore_errors=True)
+        if target.exists():
+            target.rename(old)
         new.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
         figures = sorted((paths.run / "figures").glob("*"))
         (root / "figures").mkdir(exist_ok=True)
         for source in figures:
@@ -97,9 +102,8 @@ def _unpack(source: Path, paths: RunPaths) -> int:
         target = paths.run / name.removesuffix(".gz")
         if _is_shard(name) or target.is_file():
             continue
-        with writing(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(gzip.decompress(packed.read_bytes()) if name.endswith(".gz") else packed.read_bytes())
+        with replacing(target) as temporary:
+            temporary.write_bytes(gzip.decompress(packed.read_bytes()) if name.endswith(".gz") else packed.read_bytes())
         restored += 1
     return restored
 

@@ -30,7 +30,7 @@ class Reply:
     logprobs: list[dict[str, float]] | None = None
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
-    body: str | None = None
+    body: str | bytes | None = None
     content_type: str = "application/json"
     delay_s: float = 0.0
     hang: bool = False
@@ -153,7 +153,8 @@ class _Handler(BaseHTTPRequestHandler):
         reply = self.server.endpoint.receive(received)
         if reply.hang:
             return
-        data = (reply.body if reply.body is not None else _body(reply, received.body)).encode("utf-8", "surrogatepass")
+        body = reply.body if reply.body is not None else _body(reply, received.body)
+        data = body if isinstance(body, bytes) else body.encode("utf-8", "surrogatepass")
         self.send_response(reply.status)
         for name, value in {"Content-Type": reply.content_type, "Content-Length": str(len(data)), **reply.headers}.items():
             self.send_header(name, value)

@@ -102,6 +102,46 @@ def test_a_run_is_restored_where_files_are_missing(run, tmp_path):
     assert restore_run("quick") == (1, 0) and load_jsonl(path, Trajectory) == rows and other.read_text() == ""
 
 
+def test_a_restoring_that_breaks_off_leaves_no_file_that_is_not_whole(run, monkeypatch):
+    publish_run("quick")
+    path = run.paths.trajectories("book", "actcrs_expert")
+    before = path.read_bytes()
+    path.unlink()
+
+    def break_off(file, data):
+        with open(file, "wb") as half:
+            half.write(data[: len(data) // 2])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "write_bytes", break_off)
+        restore_run("quick")
+    assert not path.exists() and restore_run("quick") == (1, 0) and path.read_bytes() == before
+
+
+def test_a_publishing_that_breaks_off_between_old_and_new_goes_on(run, tmp_path, monkeypatch):
+    publish_run("quick")
+    target = tmp_path / "results" / "quick"
+    before = {path.relative_to(target): path.read_bytes() for path in target.rglob("*") if path.is_file()}
+    rename = Path.rename
+
+    def only_the_old(path, other):
+        if path.name == ".quick.new":
+            raise KeyboardInterrupt
+        return rename(path, other)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "rename", only_the_old)
+        publish_run("quick")
+    run.paths.trajectories("book", "actcrs_expert").unlink()
+    with pytest.raises(ArtifactError, match="lacks 1 files that are published"):
+        publish_run("quick")
+    assert {path.relative_to(target): path.read_bytes() for path in target.rglob("*") if path.is_file()} == before
+    restore_run("quick")
+    publish_run("quick")
+    assert [path.name for path in target.parent.iterdir()] == ["quick"]
+
+
 def test_a_run_that_lacks_published_files_drops_them_only_if_told_to(run, tmp_path):
     publish_run("quick")
     contents = tmp_path / "results" / "quick" / publishing.CONTENTS

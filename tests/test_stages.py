@@ -16,6 +16,7 @@ from ecpo_utils import preparation, simulation
 from ecpo_utils import run as run_module
 from ecpo_utils.core.artifacts import load_jsonl
 from ecpo_utils.core.errors import ArtifactError, EndpointError, ParamsError
+from ecpo_utils.core.matching import normalise
 from ecpo_utils.core.params import Endpoint, load_profile
 from ecpo_utils.core.paths import RunPaths
 from ecpo_utils.core.schema import Task, Trajectory
@@ -274,7 +275,9 @@ def test_released_tasks_are_split_without_common_targets(run):
     targets = {name: {task.target.item_id for task in rows} for name, rows in tasks.items()}
     assert not targets["test"] & (targets["sgpt"] | targets["ecpo"])
     assert sorted(task.task_id for task in tasks["test"]) == sorted(task.task_id for task in released)
-    assert len(preparation.load_items(run, "book")) >= 100
+    items = preparation.load_items(run, "book")
+    assert len(items) >= 100 and len({normalise(item.title) for item in items.values()}) == len(items)
+    assert {task.target.item_id for rows in tasks.values() for task in rows} <= items.keys()
 
 
 # what a run tells about itself

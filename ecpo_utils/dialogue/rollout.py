@@ -211,9 +211,8 @@ async def rollout(
     wanted = {task.task_id: task for task in tasks}
     earlier = [row for row in load_resumable(path, Trajectory) if row.config == config and _is_of(row, wanted.get(row.task_id))]
     known_faults = {row.task_id: row.error for row in earlier if row.status == "failed"}
-    old = {row.task_id: row for row in earlier if row.status != "failed"}
-    done = {task_id: row for task_id, row in old.items() if task_id in wanted}
-    further = [row for task_id, row in old.items() if task_id not in wanted]
+    done = {row.task_id: row for row in earlier if row.task_id in wanted and row.status != "failed"}
+    further = list({row.task_id: row for row in earlier if row.task_id not in wanted}.values())  # failed ones as well
     write_jsonl(path, [*done.values(), *further])
     failures = FailuresInARow("dialogues", path)
 

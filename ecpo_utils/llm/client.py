@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T", bound=BaseModel)
 
 MIN_CHOICE_MASS = 0.01  # probability that must lie on the words of a choice
+MAX_TEMPERATURE = 2.0  # that OpenAI takes; retries with more heat stay below
 REPAIRS = 2  # a share of 2.5% of unreadable answers then leaves one in 64,000
 
 
@@ -192,6 +193,7 @@ class ChatClient:
                 raise EndpointError(f"{error}; {hint}", fatal=True) from None
             raise
         if not any(answer.top_logprobs[:1]):
+            self._cache.forget([self._request(messages, max_tokens=1, top_logprobs=20)[0]])  # the server may be mended
             raise EndpointError(f"{self._transport.name()} returns no log-probabilities; {hint}", fatal=True)
         mass = dict.fromkeys(options, 1e-9)
         for token, logprob in answer.top_logprobs[0].items():
@@ -223,7 +225,7 @@ class ChatClient:
         """A request's key in the cache, and its body."""
         fields = {
             "messages": [{**message, "content": defuse(message["content"])} for message in messages],
-            "max_tokens": max_tokens, "temperature": temperature, "seed": self._seed, "stop": list(stop),
+            "max_tokens": max_tokens, "temperature": min(temperature, MAX_TEMPERATURE), "seed": self._seed, "stop": list(stop),
             "top_logprobs": top_logprobs, "schema": schema,
         }  # fmt: skip
         key = self._cache.key({**fields, "endpoint": self.identity, "sample": sample})

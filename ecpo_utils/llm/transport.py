@@ -108,7 +108,7 @@ class Transport:
                 with address.busy():
                     answer = await address.client.post("/chat/completions", cast_to=object, body=body)
                 return self._checked(answer, address)
-            except json.JSONDecodeError as error:  # cut short on the way, as a body of no JSON at all is told by its type
+            except (json.JSONDecodeError, UnicodeDecodeError) as error:  # cut short or garbled; no JSON at all is told by its type
                 if tried == attempts:
                     raise self._no_completion(address, f"({error})") from None
                 await asyncio.sleep(BROKEN_BODY_WAIT_S * 2**tried)
@@ -163,7 +163,7 @@ class Transport:
             client = address.client.with_options(max_retries=1, timeout=min(20.0, self.endpoint.timeout_s))
             try:
                 await client.models.list()
-            except (openai.NotFoundError, AttributeError, json.JSONDecodeError):
+            except (openai.NotFoundError, AttributeError, json.JSONDecodeError, UnicodeDecodeError):
                 continue  # endpoints without a model list are fine
             except openai.OpenAIError as error:
                 raise self.explain(error, client, fatal=True) from None

@@ -155,9 +155,9 @@ async def _rewrite(
     except EndpointError as error:
         if error.fatal:
             raise
-        return record.model_copy(update={"dropped": ENDPOINT_ERROR, "thought": str(error)})
+        return record.model_copy(update={"dropped": ENDPOINT_ERROR, "thought": str(error), "usage": meter.by_role})
     except ParseError as error:
-        return record.model_copy(update={"dropped": "unreadable answer", "thought": str(error)})
+        return record.model_copy(update={"dropped": "unreadable answer", "thought": str(error), "usage": meter.by_role})
     return repaired.model_copy(update={"usage": meter.by_role})
 
 

@@ -349,6 +349,15 @@ def test_failed_rows_are_played_again(play, path, study, signed):
     assert len(study.requests("agent")) == 1
 
 
+def test_failed_rows_of_further_tasks_stay(play, path, study, signed):
+    broken = SIGNED[1]
+    agent = study.scripts["agent"]
+    study.scripts["agent"] = lambda body: Reply("no", status=400) if of_task(broken, body) else agent(body)
+    rows = play(SIGNED[:3], max_turns=1)
+    play(SIGNED[:1], max_turns=1)
+    assert saved(path) == rows and rows[1].status == "failed"
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -237,6 +237,21 @@ def test_cut_connection_is_retried(ask, stub_endpoint, make_client):
     assert ask(make_client()).text == "fine"
 
 
+def test_body_in_another_encoding_is_retried_and_then_an_error(ask, stub_endpoint, make_client):
+    garbled = Reply(body='{"choices": [{"message": {"content": "caf\u00e9"}}]}'.encode("latin-1"))
+    stub_endpoint.script(garbled, "fine")
+    assert ask(make_client()).text == "fine"
+    stub_endpoint.script(garbled, garbled)
+    with pytest.raises(EndpointError, match="can't decode byte 0xe9") as caught:
+        ask(make_client(max_retries=1), [{"role": "user", "content": "again"}])
+    assert not caught.value.fatal
+
+
+def test_no_retry_is_hotter_than_openai_allows(run, stub_endpoint, make_client):
+    run(make_client().complete(HELLO, max_tokens=5, temperature=1.9 + 0.6))
+    assert stub_endpoint.chats[0].body["temperature"] == 2.0
+
+
 @pytest.mark.parametrize(("status", "hint"), [(401, r"key in \$JUDGE_KEY"), (403, "no access"), (404, "model's name")])
 def test_refusal_that_concerns_every_call_is_fatal_and_not_retried(ask, stub_endpoint, make_client, status, hint):
     stub_endpoint.answer = lambda request: Reply("no access", status=status)
@@ -481,6 +496,8 @@ def test_endpoint_without_probabilities_names_the_parameter_of_its_role(run, stu
     with pytest.raises(EndpointError, match=f"{role} endpoint .*{expected}.*; set {role}_mode to") as caught:
         run(make_client(role).choose(HELLO, ["yes", "no"]))
     assert caught.value.fatal
+    stub_endpoint.script(Reply("yes", logprobs=[{"yes": -0.1}]))  # the same server, mended
+    assert run(make_client(role).choose(HELLO, ["yes", "no"]))["yes"] > 0.99
 
 
 def test_other_refusals_of_a_choice_stay_what_they_are(run, stub_endpoint, make_client):

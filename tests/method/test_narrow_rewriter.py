@@ -91,6 +91,7 @@ def test_without_the_confirmation_the_rewriter_is_told_nothing_of_the_turn(make_
 def test_an_apology_makes_up_for_nothing(make_row, rewrite):
     records, _ = rewrite(make_row(), missed="I am sorry for the confusion.")
     assert [record.dropped for record in records] == ["unreadable answer"] * 2
+    assert all(record.usage["rewriter"].calls >= 1 for record in records)
 
 
 @pytest.mark.parametrize(

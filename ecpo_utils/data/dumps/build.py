@@ -18,8 +18,9 @@ from ...core.artifacts import digest, iter_json_lines, write_json, write_jsonl, 
 from ...core.errors import ParamsError
 from ...core.schema import Domain, Item
 from ..folder import FACTS, ITEMS, REJECTS, REVIEWS
+from ..titles import merge_titles, new_titles
 from .engine import MEMORY_GB, Engine
-from .items import iter_items, merge_titles
+from .items import iter_items
 from .kinds import Kind, inspect
 from .rejects import Rejects
 from .reviews import ReviewPass
@@ -101,7 +102,7 @@ def _build(options: BuildOptions, kinds: tuple[Kind, Kind], folder: Path, engine
     base, merged = merge_titles({review.item_id: items[review.item_id] for review in reviews})
     reviews = [review.model_copy(update={"item_id": merged.get(review.item_id, review.item_id)}) for review in reviews]
     (folder / FACTS).unlink(missing_ok=True)  # from here until they are written again, the folder is not whole
-    write_jsonl(folder / ITEMS, itertools.chain(base.values(), _others(others, base)))
+    write_jsonl(folder / ITEMS, itertools.chain(base.values(), new_titles(_records(others), base.values())))
     write_jsonl(folder / REVIEWS, reviews)
     rejects.save(folder / REJECTS)
     return {
@@ -138,7 +139,5 @@ def _known(folder: Path, key: str) -> dict | None:
     return facts if there and isinstance(facts, dict) and facts.get("key") == key else None
 
 
-def _others(path: Path, base: dict[str, Item]) -> Iterator[Item]:
-    """The rest of a catalogue, without titles that the reviewed items have."""
-    titles = {item.title for item in base.values()}
-    return (item for item in (Item.model_validate(row) for _, row in iter_json_lines(path)) if item.title not in titles)
+def _records(path: Path) -> Iterator[Item]:
+    return (Item.model_validate(row) for _, row in iter_json_lines(path))

@@ -9,7 +9,6 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ...core.errors import SchemaError
-from ...core.matching import normalise
 from ...core.schema import Item
 from .engine import Engine, raw_lines
 from .kinds import Kind
@@ -67,17 +66,3 @@ def _lines(
         rejects.num_lines = done
     if unpacker.damage:
         rejects.add(path, done + 1, f"{unpacker.damage}; what stood behind this line is lost")
-
-
-def merge_titles(items: dict[str, Item]) -> tuple[dict[str, Item], dict[str, str]]:
-    """Items without further ones of the same title, and for each of these the id of the one that stands for it.
-
-    The paper's item database holds every name once (section B.2); of several the smallest id stays.
-    """
-    first: dict[str, str] = {}
-    merged = {}
-    for identity in sorted(items):
-        name = normalise(items[identity].title) or items[identity].title
-        if first.setdefault(name, identity) != identity:
-            merged[identity] = first[name]
-    return {identity: item for identity, item in sorted(items.items()) if identity not in merged}, merged

@@ -89,7 +89,8 @@ def test_items_of_one_title_are_one_item(build):
 
 
 def test_catalogue_brings_all_items(build):
-    _, items, _, _ = build([review(1)], [item(1), item(2), item(3, title="Book 1"), item(4)], catalogue=True)
+    again = [item(3, title="BOOK 1"), item(5, title="Book: 4")]
+    _, items, _, _ = build([review(1)], [item(1), item(2), again[0], item(4), again[1]], catalogue=True)
     assert sorted(items) == ["B1", "B2", "B4"]
 
 
