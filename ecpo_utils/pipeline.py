@@ -219,12 +219,19 @@ def _snakemake(paths: RunPaths, names: Sequence[str], domain: str, say: Callable
 
 def interrupt_kernels(ancestor: int, patience_s: float = STOP_S) -> None:
     """Ctrl-C to the notebook kernels below a process; waits until they have kept what is in flight and are gone."""
+    kernels = []
     with contextlib.suppress(psutil.Error):
-        children = psutil.Process(ancestor).children(recursive=True)
-        kernels = [child for child in children if any("ipykernel" in word for word in child.cmdline())]
-        for kernel in kernels:
+        kernels = [child for child in psutil.Process(ancestor).children(recursive=True) if _is_kernel(child)]
+    for kernel in kernels:
+        with contextlib.suppress(psutil.Error):
             kernel.send_signal(signal.SIGINT)
-        psutil.wait_procs(kernels, timeout=patience_s)
+    psutil.wait_procs(kernels, timeout=patience_s)
+
+
+def _is_kernel(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):  # it may have ended meanwhile
+        return any("ipykernel" in word for word in process.cmdline())
+    return False
 
 
 def _follow(process: subprocess.Popen, paths: RunPaths, domain: str, say: Callable[[str], None]) -> None:

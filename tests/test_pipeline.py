@@ -288,7 +288,9 @@ def test_last_line_of_a_log_is_what_is_worth_showing(tmp_path, text, expected):
 
 
 def test_ctrl_c_reaches_the_kernels_and_waits_until_they_have_kept_what_is_in_flight(tmp_path):
-    kernel = "import pathlib, sys, time\ntry:\n    pathlib.Path(sys.argv[1], 'up').touch(); time.sleep(60)\n"
+    kernel = "import pathlib, signal, sys, time\n"
+    kernel += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job ignores it, and so do its children
+    kernel += "try:\n    pathlib.Path(sys.argv[1], 'up').touch(); time.sleep(60)\n"
     kernel += "except KeyboardInterrupt:\n    time.sleep(0.3); pathlib.Path(sys.argv[1], 'kept').touch()\n"
     words = [sys.executable, "-c", kernel, str(tmp_path), "ipykernel_launcher"]
     parent = subprocess.Popen([sys.executable, "-c", f"import subprocess; subprocess.run({words!r}, start_new_session=True)"])
