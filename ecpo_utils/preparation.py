@@ -62,7 +62,7 @@ def load_items(run: Run, domain: Domain) -> dict[str, Item]:
             summaries = load_jsonl(run.need(run.paths.summaries(domain), "01_environment"), ItemSummary)
             items |= {s.item_id: with_summary(items[s.item_id], s.summary) for s in summaries if s.item_id in items}
         return items
-    return merge_titles({task.target.item_id: task.target for tasks in _released(run, domain).values() for task in tasks})[0]
+    return {task.target.item_id: task.target for tasks in _released(run, domain).values() for task in tasks}
 
 
 def save_data(run: Run, found: Mapping[Domain, DomainData]) -> None:
