@@ -21,7 +21,7 @@ from .evaluate.diversity import summarize_diversity
 from .evaluate.reasons import reason_table
 from .evaluate.separation import JudgedPair, separation_table
 from .evaluate.tables import EXPERT, Played
-from .evaluate.turns import turn_table
+from .evaluate.turns import reach_table, turn_table
 from .judging import EXPERT_LOG, framework_comparisons, load_damaged, load_judged, load_originals, load_reliability, rule_damaged
 from .method.training import load_history
 from .preparation import load_found_data
@@ -98,6 +98,15 @@ def _cras(run: Run) -> Drawing:
     played, judged = _frameworks(run)
     table = cra_table(played, judged, run.label)
     return Drawing(table, figures.plot_cras(table, load_reliability(run, judged)))
+
+
+def _titles(run: Run, played: Played) -> dict[str, str]:
+    return load_titles(run, (row for systems in played.values() for rows in systems.values() for row in rows))
+
+
+def _reach(run: Run) -> Drawing:
+    played, _ = _frameworks(run)
+    return Drawing(reach_table(played, _titles(run, played), run.label))
 
 
 def _planted(run: Run) -> Drawing:
@@ -186,8 +195,7 @@ def _dimensions(run: Run) -> Drawing:
 
 def _turns(run: Run) -> Drawing:
     played = _tuned(run)
-    titles = load_titles(run, (row for systems in played.values() for rows in systems.values() for row in rows))
-    return Drawing(turn_table(played, titles, run.label))
+    return Drawing(turn_table(played, _titles(run, played), run.label))
 
 
 def _cases(run: Run) -> Drawing:
@@ -207,6 +215,7 @@ EXHIBITS = (
     Exhibit("04_prompt_based_cras", _cras),
     Exhibit("04_comparisons", lambda run: Drawing(system_comparisons(*_frameworks(run), EXPERT, run.label, seed=run.params.seed))),
     Exhibit("04_backbones", lambda run: Drawing(backbone_win_rates(_frameworks(run)[1], run.label))),
+    Exhibit("04_reach", _reach),
     Exhibit("05_planted_flaws", _planted),
     Exhibit("05_released_logs", lambda run: Drawing(reliability.released_table(_released(run), run.label))),
     Exhibit(

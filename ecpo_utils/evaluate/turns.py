@@ -1,4 +1,4 @@
-"""Turn by turn: when the target is found, whether the reply then names it, and how many titles a reply names."""
+"""Searches and replies: when the target is found, whether it is then named, how many titles a reply and a dialogue name."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class ReplyFacts:
         searched: Whether the agent searched in this turn.
         found: Whether a search in this turn retrieved the target, which no earlier reply had named.
         named: Whether the reply names the target, the first one to do so.
-        titles: How many of the items that searches up to here retrieved the reply names, by distinct title.
+        titles: Titles, of the items that searches up to here retrieved, that the reply names.
         satisfaction: The user's score 0-5, None where it has none.
     """
 
     searched: bool
     found: bool
     named: bool
-    titles: int
+    titles: frozenset[str]
     satisfaction: int | None
 
 
@@ -46,11 +46,11 @@ def reply_facts(row: Trajectory, titles: Mapping[str, str]) -> Iterator[tuple[in
         retrieved.update(item_id for search in searches for item_id in search.item_ids)
         if turn.reply is None:
             continue
-        mentioned = {title for title in (titles[item_id] for item_id in retrieved) if mentions_title(turn.reply, title)}
+        mentioned = frozenset(title for title in {titles[item_id] for item_id in retrieved} if mentions_title(turn.reply, title))
         is_open = row.recommended_at is None or turn.index <= row.recommended_at
         found = is_open and any(row.target.item_id in search.item_ids for search in searches)
         named = turn.index == row.recommended_at
-        yield turn.index + 1, ReplyFacts(bool(searches), found, named, len(mentioned), turn.satisfaction)
+        yield turn.index + 1, ReplyFacts(bool(searches), found, named, mentioned, turn.satisfaction)
 
 
 def turn_table(played: Played, titles: Mapping[str, str], profile: str) -> pd.DataFrame:
@@ -74,8 +74,8 @@ def turn_table(played: Played, titles: Mapping[str, str], profile: str) -> pd.Da
                     | rate_columns("searched", proportion(len(after_search), len(facts)))
                     | {"found": len(found)}
                     | rate_columns("named", proportion(sum(fact.named for fact in found), len(found)))
-                    | rate_columns("titles", mean(fact.titles for fact in after_search))
-                    | rate_columns("two_titles", proportion(sum(fact.titles > 1 for fact in after_search), len(after_search)))
+                    | rate_columns("titles", mean(len(fact.titles) for fact in after_search))
+                    | rate_columns("two_titles", proportion(sum(len(fact.titles) > 1 for fact in after_search), len(after_search)))
                     | {"satisfaction": average(fact.satisfaction for fact in facts)}
                 )
     return pd.DataFrame(rows)
@@ -87,3 +87,36 @@ def _by_turn(trajectories: Sequence[Trajectory], titles: Mapping[str, str]) -> d
         for number, facts in reply_facts(row, titles):
             found[number].append(facts)
     return found
+
+
+def reach_table(played: Played, titles: Mapping[str, str], profile: str) -> pd.DataFrame:
+    """One row per domain and system: how far its dialogues reach into the database and what comes of it, with 95% intervals.
+
+    Per dialogue, means: `queries`, searches; `items`, distinct ones that they retrieved; `titles`, distinct ones of these that replies
+    named. `repeated` is the share of all searches whose query the dialogue had searched for before, `named` that of the dialogues
+    with the target among their items in which it was named.
+
+    Args:
+        played: Dialogues by domain and system.
+        titles: Of all items that they retrieved, by item id.
+        profile: Whose dialogues they are.
+    """
+    rows = []
+    for domain, systems in played.items():
+        for name, trajectories in systems.items():
+            searches = [[step.retrieval for turn in row.turns for step in turn.steps if step.retrieval] for row in trajectories]
+            new = sum(len({search.query for search in each}) for each in searches)
+            total, found = sum(map(len, searches)), [row for row in trajectories if row.is_recalled]
+            rows.append(
+                {"domain": domain, "system": name, "profile": profile, "n": len(trajectories)}
+                | rate_columns("queries", mean(len(each) for each in searches))
+                | {"repeated": (total - new) / total if total else None}
+                | rate_columns("items", mean(len({item for search in each for item in search.item_ids}) for each in searches))
+                | rate_columns("titles", mean(len(_named_titles(row, titles)) for row in trajectories))
+                | rate_columns("named", proportion(sum(row.is_success for row in found), len(found)))
+            )
+    return pd.DataFrame(rows)
+
+
+def _named_titles(row: Trajectory, titles: Mapping[str, str]) -> frozenset[str]:
+    return frozenset().union(*(facts.titles for _, facts in reply_facts(row, titles)))

@@ -4,31 +4,27 @@ import pandas as pd
 import pytest
 
 from ecpo_utils.core.schema import Action, Confirmation, Item, Persona, Retrieval, Step, Trajectory, Turn
-from ecpo_utils.evaluate.turns import turn_table
+from ecpo_utils.evaluate.turns import reach_table, turn_table
 
 TITLES = {"1": "Emma", "2": "Ivanhoe", "3": "Dune", "4": "Dune"}
 
 
+def search(*ids, query="q"):
+    return Step(messages=[], output="x", action=Action(type="search", argument=query),
+                retrieval=Retrieval(query=query, item_ids=list(ids)), attempts=1)  # fmt: skip
+
+
 def turn(index, reply, *searches, score=None):
-    steps = [
-        Step(
-            messages=[],
-            output="x",
-            action=Action(type="search", argument="q"),
-            retrieval=Retrieval(query="q", item_ids=list(ids)),
-            attempts=1,
-        )
-        for ids in searches
-    ]
+    steps = [step if isinstance(step, Step) else search(*step) for step in searches]
     given = score and Confirmation(flexibility=min(score, 2), coherence=min(max(score - 2, 0), 2), guidance=max(score - 4, 0))
     return Turn(index=index, policy="ask_recommendation", user_message="Hi.", reply=reply, steps=steps, confirmation=given)
 
 
-def dialogue(task, *turns, recommended_at=None):
+def dialogue(task, *turns, recommended_at=None, retrieved_at=None, status="complete"):
     return Trajectory(
         task_id=f"book/u{task}/1", domain="book", system="actcrs_sgpt", config="c", target=Item(item_id="1", title="Emma"),
-        turns=list(turns), persona=Persona(activities="a", language="l"), status="complete",
-        recommended_at=recommended_at,
+        turns=list(turns), persona=Persona(activities="a", language="l"), status=status,
+        recommended_at=recommended_at, retrieved_at=retrieved_at,
     )  # fmt: skip
 
 
@@ -73,3 +69,27 @@ def test_satisfaction_is_the_mean_of_the_scored_replies(table):
 
 def test_no_dialogues_no_rows():
     assert turn_table({"book": {"actcrs_sgpt": []}}, {}, "cpu").empty
+
+
+def test_reach_of_dialogues_by_hand():
+    rows = [
+        dialogue(
+            1,
+            turn(0, "Ivanhoe?", search("1", "2", query="a"), search("2", query="b")),
+            turn(1, "Emma, Ivanhoe or Dune.", search("3", "4", query="a")),  # asked before; Dune once, of two items
+            retrieved_at=0, recommended_at=1,
+        ),
+        dialogue(2, turn(0, "Dune, though I have not looked.")),  # named, but not retrieved
+        dialogue(3, turn(0, "What else?", search("1", query="a")), turn(1, None, search("2", query="c")), retrieved_at=0),
+        dialogue(4, turn(0, "Emma.", search("1", query="a")), retrieved_at=0, recommended_at=0, status="leak"),  # counts as not found
+    ]  # fmt: skip
+    table = reach_table({"book": {"actcrs_sgpt": rows}}, TITLES, "cpu")
+    assert table.loc[0, ["n", "queries", "items", "titles"]].tolist() == [4, 1.5, 1.75, 1.0]
+    assert table.loc[0, "repeated"] == pytest.approx(1 / 6)
+    assert table.loc[0, ["named", "named_n"]].tolist() == [0.5, 2]
+
+
+def test_a_system_that_never_searches_has_no_share_of_repeated_queries():
+    table = reach_table({"book": {"actcrs_base": [dialogue(1, turn(0, "Hi."))]}}, {}, "cpu")
+    assert pd.isna(table.loc[0, "repeated"]) and pd.isna(table.loc[0, "named"])
+    assert table.loc[0, ["queries", "items", "titles"]].tolist() == [0, 0, 0]
