@@ -14,14 +14,14 @@ from .core.schema import Domain, PersonaRecord, Rewrite, Verdict
 from .evaluate import figures, reliability, tables, tuning_figures, tuning_tables
 from .evaluate.case_page import case_page
 from .evaluate.cases import case_table
-from .evaluate.cra_table import Judged, backbone_win_rates, cra_table, system_comparisons
+from .evaluate.cra_table import Judged, backbone_win_rates, cra_table, dimension_table, system_comparisons
 from .evaluate.data_tables import data_table
 from .evaluate.dialogues import simulator_conduct
 from .evaluate.diversity import summarize_diversity
 from .evaluate.reasons import reason_table
 from .evaluate.separation import JudgedPair, separation_table
 from .evaluate.tables import EXPERT, Played
-from .evaluate.turns import reach_table, turn_table
+from .evaluate.turns import fault_table, reach_table, turn_table
 from .judging import EXPERT_LOG, framework_comparisons, load_damaged, load_judged, load_originals, load_reliability, rule_damaged
 from .method.training import load_history
 from .preparation import load_found_data
@@ -150,7 +150,7 @@ def _tuned_scores(run: Run) -> Drawing:
 
 
 def _faults(run: Run) -> Drawing:
-    table = tuning_tables.fault_table(_confirmed(run), run.label)
+    table = fault_table(_confirmed(run), run.label)
     return Drawing(table, tuning_figures.plot_faults(table, run.label))
 
 
@@ -189,7 +189,7 @@ def _main_results(run: Run) -> Drawing:
 
 def _dimensions(run: Run) -> Drawing:
     _, judged = _main(run)
-    table = tuning_tables.dimension_table(judged, run.label)
+    table = dimension_table(judged, run.label)
     return Drawing(table, tuning_figures.plot_dimensions(table, load_reliability(run, judged)))
 
 
@@ -216,6 +216,8 @@ EXHIBITS = (
     Exhibit("04_comparisons", lambda run: Drawing(system_comparisons(*_frameworks(run), EXPERT, run.label, seed=run.params.seed))),
     Exhibit("04_backbones", lambda run: Drawing(backbone_win_rates(_frameworks(run)[1], run.label))),
     Exhibit("04_reach", _reach),
+    Exhibit("04_faults", lambda run: Drawing(fault_table(_frameworks(run)[0], run.label))),
+    Exhibit("04_dimensions", lambda run: Drawing(dimension_table(_frameworks(run)[1], run.label))),
     Exhibit("05_planted_flaws", _planted),
     Exhibit("05_released_logs", lambda run: Drawing(reliability.released_table(_released(run), run.label))),
     Exhibit(

@@ -10,6 +10,7 @@ import pandas as pd
 
 from ..core.schema import Domain, Trajectory, Verdict
 from .comparison import Comparison, PairedDifference, Values, compare_all, holm, tasks_needed
+from .judges import DIMENSIONS
 from .metrics import AGENT_ROLES, mean_score, reply_words, summarize, valid_share
 from .paper import paper_results
 from .statistics import Rate, average, mean
@@ -200,4 +201,22 @@ def backbone_win_rates(judged: Judged, profile: str) -> pd.DataFrame:
             paper = paper_results()["table4"].get(first) if domain == "book" else None
             row = {"domain": domain, "system": first, "against": second, "profile": profile}
             rows.append(row | _judgement(win_rate(verdicts), {"WR": paper}))
+    return pd.DataFrame(rows)
+
+
+def dimension_table(judged: Judged, profile: str) -> pd.DataFrame:
+    """Win rate of each comparison per dimension, beside the paper's Figure 5 where that has one."""
+    rows = []
+    for domain, comparisons in judged.items():
+        for (first, second), verdicts in comparisons.items():
+            published = paper_results()["figure5"].get(first, {}).get(domain, {}) if second == EXPERT else {}
+            for dimension in DIMENSIONS:
+                found = win_rate(verdicts, dimension=dimension)
+                rows.append(
+                    {"domain": domain, "system": first, "against": second, "profile": profile, "dimension": dimension}
+                    | rate_columns("win_rate", found.rate)
+                    | {"wins": found.wins, "ties": found.ties, "losses": found.losses, "unscored": found.num_unscored}
+                    | habit_columns(found)
+                    | {"paper_WR": published.get(dimension)}
+                )
     return pd.DataFrame(rows)

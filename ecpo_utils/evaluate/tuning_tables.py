@@ -1,25 +1,21 @@
-"""Tables of the tuned agents: valid actions, faults of replies, rewriting, training curves, win rates per dimension."""
+"""Tables of the tuned agents: valid actions, rewriting, training curves."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from ..core.matching import says_again
-from ..core.schema import Domain, Rewrite, Trajectory, Turn, Verdict
+from ..core.schema import Domain, Rewrite, Trajectory, Verdict
 from ..dialogue.agents.actions import parse_action
-from ..dialogue.agents.base import is_system_error
 from .cra_table import Judged, cra_table, habit_columns
-from .judges import DIMENSIONS
 from .metrics import reply_words, valid_share
 from .paper import paper_results
 from .statistics import average, mean, proportion
-from .tables import EXPERT, Played, outcome_cells, rate_cell, rate_columns, win_cells
+from .tables import Played, outcome_cells, rate_cell, rate_columns, win_cells
 from .win_rates import win_rate, win_shares
 
-FAULTS = ("system error", "repeats itself", "misses the message", "out of context", "no next step")
 TRAINING_CURVES = ("loss", "eval_loss", "rewards/margins", "rewards/accuracies", "eval_rewards/margins", "eval_rewards/accuracies")
 
 
@@ -48,43 +44,6 @@ def short_tuned_table(table: pd.DataFrame) -> pd.DataFrame:
             for _, row in table.iterrows()
         ]
     )
-
-
-def faults_of(turn: Turn, earlier: Iterable[Turn]) -> list[str]:
-    """What was wrong with a scored reply, as kinds: what the reply shows itself first, then what the user's scores say."""
-    ec, reply = turn.confirmation, turn.reply or ""
-    found = []
-    if is_system_error(turn):
-        found.append("system error")
-    elif says_again(reply, earlier):
-        found.append("repeats itself")
-    if ec.flexibility < 2:
-        found.append("misses the message")
-    if ec.coherence < 2:
-        found.append("out of context")
-    if ec.guidance < 1:
-        found.append("no next step")
-    return found
-
-
-def fault_table(played: Played, profile: str) -> pd.DataFrame:
-    """Share of scored replies with each kind of fault, and their mean satisfaction 0-5, per domain and system.
-
-    The intervals take replies as independent, though one dialogue has several.
-    """
-    rows = []
-    for domain, systems in played.items():
-        for name, trajectories in systems.items():
-            scored = [(t, row.turns[:i]) for row in trajectories for i, t in enumerate(row.turns) if t.satisfaction is not None]
-            found = [(turn.satisfaction, faults_of(turn, earlier)) for turn, earlier in scored]
-            for fault in (*FAULTS, "none"):
-                having = [score for score, faults in found if (fault in faults) or (fault == "none" and not faults)]
-                rows.append(
-                    {"domain": domain, "system": name, "profile": profile, "fault": fault}
-                    | rate_columns("share", proportion(len(having), len(found)))
-                    | {"mean_satisfaction": average(having)}
-                )
-    return pd.DataFrame(rows)
 
 
 def lowest_scored(rows: Sequence[Trajectory]) -> Trajectory:
@@ -169,21 +128,3 @@ def curve_table(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> pd.Da
         if quantity in line and not (quantity.startswith("eval_") and abs(line.get("epoch", 0) - round(line.get("epoch", 0))) > 0.01)
     ]
     return pd.DataFrame(rows, columns=["adapter", "step", "quantity", "value"])
-
-
-def dimension_table(judged: Judged, profile: str) -> pd.DataFrame:
-    """Win rate of each comparison per dimension, beside the paper's Figure 5 where that has one."""
-    rows = []
-    for domain, comparisons in judged.items():
-        for (first, second), verdicts in comparisons.items():
-            published = paper_results()["figure5"].get(first, {}).get(domain, {}) if second == EXPERT else {}
-            for dimension in DIMENSIONS:
-                found = win_rate(verdicts, dimension=dimension)
-                rows.append(
-                    {"domain": domain, "system": first, "against": second, "profile": profile, "dimension": dimension}
-                    | rate_columns("win_rate", found.rate)
-                    | {"wins": found.wins, "ties": found.ties, "losses": found.losses, "unscored": found.num_unscored}
-                    | habit_columns(found)
-                    | {"paper_WR": published.get(dimension)}
-                )
-    return pd.DataFrame(rows)

@@ -1,17 +1,20 @@
-"""Searches and replies: when the target is found, whether it is then named, how many titles a reply and a dialogue name."""
+"""Searches and replies: when the target is found, whether it is then named, how many titles are, and what replies lack."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
-from ..core.matching import mentions_title
-from ..core.schema import Trajectory
+from ..core.matching import mentions_title, says_again
+from ..core.schema import Trajectory, Turn
+from ..dialogue.agents.base import is_system_error
 from .statistics import average, mean, proportion
 from .tables import Played, rate_columns
+
+FAULTS = ("system error", "repeats itself", "misses the message", "out of context", "no next step")
 
 
 @dataclass(frozen=True)
@@ -120,3 +123,40 @@ def reach_table(played: Played, titles: Mapping[str, str], profile: str) -> pd.D
 
 def _named_titles(row: Trajectory, titles: Mapping[str, str]) -> frozenset[str]:
     return frozenset().union(*(facts.titles for _, facts in reply_facts(row, titles)))
+
+
+def faults_of(turn: Turn, earlier: Iterable[Turn]) -> list[str]:
+    """What was wrong with a scored reply, as kinds: what the reply shows itself first, then what the user's scores say."""
+    ec, reply = turn.confirmation, turn.reply or ""
+    found = []
+    if is_system_error(turn):
+        found.append("system error")
+    elif says_again(reply, earlier):
+        found.append("repeats itself")
+    if ec.flexibility < 2:
+        found.append("misses the message")
+    if ec.coherence < 2:
+        found.append("out of context")
+    if ec.guidance < 1:
+        found.append("no next step")
+    return found
+
+
+def fault_table(played: Played, profile: str) -> pd.DataFrame:
+    """Share of scored replies with each kind of fault, and their mean satisfaction 0-5, per domain and system.
+
+    The intervals take replies as independent, though one dialogue has several.
+    """
+    rows = []
+    for domain, systems in played.items():
+        for name, trajectories in systems.items():
+            scored = [(t, row.turns[:i]) for row in trajectories for i, t in enumerate(row.turns) if t.satisfaction is not None]
+            found = [(turn.satisfaction, faults_of(turn, earlier)) for turn, earlier in scored]
+            for fault in (*FAULTS, "none"):
+                having = [score for score, faults in found if (fault in faults) or (fault == "none" and not faults)]
+                rows.append(
+                    {"domain": domain, "system": name, "profile": profile, "fault": fault}
+                    | rate_columns("share", proportion(len(having), len(found)))
+                    | {"mean_satisfaction": average(having)}
+                )
+    return pd.DataFrame(rows)

@@ -8,19 +8,18 @@ import pytest
 from ecpo_utils.core.schema import Action, Confirmation, Item, Persona, Rewrite, Step, Trajectory, Turn, Verdict
 from ecpo_utils.dialogue.agents.base import SYSTEM_ERROR
 from ecpo_utils.evaluate.cases import Case, case_table, clearest_case
+from ecpo_utils.evaluate.cra_table import dimension_table
 from ecpo_utils.evaluate.metrics import reply_words, valid_share
 from ecpo_utils.evaluate.tuning_figures import plot_curves, plot_dimensions, plot_faults, plot_rewrites
 from ecpo_utils.evaluate.tuning_tables import (
     curve_table,
-    dimension_table,
-    fault_table,
-    faults_of,
     lowest_scored,
     rewrite_table,
     rewrite_verdicts,
     short_tuned_table,
     tuned_table,
 )
+from ecpo_utils.evaluate.turns import fault_table, faults_of
 
 
 def scored(flexibility=2, coherence=2, guidance=1):
