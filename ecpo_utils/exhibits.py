@@ -20,7 +20,7 @@ from .evaluate.dialogues import simulator_conduct
 from .evaluate.diversity import summarize_diversity
 from .evaluate.reasons import reason_table
 from .evaluate.separation import JudgedPair, separation_table
-from .evaluate.tables import EXPERT, Played
+from .evaluate.tables import EXPERT, Played, all_dialogues
 from .evaluate.turns import fault_table, reach_table, turn_table
 from .judging import EXPERT_LOG, framework_comparisons, load_damaged, load_judged, load_originals, load_reliability, rule_damaged
 from .method.training import load_history
@@ -100,13 +100,9 @@ def _cras(run: Run) -> Drawing:
     return Drawing(table, figures.plot_cras(table, load_reliability(run, judged)))
 
 
-def _titles(run: Run, played: Played) -> dict[str, str]:
-    return load_titles(run, (row for systems in played.values() for rows in systems.values() for row in rows))
-
-
 def _reach(run: Run) -> Drawing:
     played, _ = _frameworks(run)
-    return Drawing(reach_table(played, _titles(run, played), run.label))
+    return Drawing(reach_table(played, load_titles(run, all_dialogues(played)), run.label))
 
 
 def _planted(run: Run) -> Drawing:
@@ -195,7 +191,7 @@ def _dimensions(run: Run) -> Drawing:
 
 def _turns(run: Run) -> Drawing:
     played = _tuned(run)
-    return Drawing(turn_table(played, _titles(run, played), run.label))
+    return Drawing(turn_table(played, load_titles(run, all_dialogues(played)), run.label))
 
 
 def _cases(run: Run) -> Drawing:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import pandas as pd
 
@@ -15,6 +15,11 @@ from .statistics import Rate
 
 Played = Mapping[Domain, Mapping[str, Sequence[Trajectory]]]  # by domain and system
 EXPERT = "actcrs_expert"  # the system whose dialogues are the yardstick
+
+
+def all_dialogues(played: Played) -> Iterator[Trajectory]:
+    """The dialogues of every domain and system."""
+    return (row for systems in played.values() for rows in systems.values() for row in rows)
 
 
 def rate_columns(name: str, rate: Rate | None) -> dict[str, float | None]:

@@ -13,6 +13,8 @@ from ..core.schema import Trajectory, Turn
 from ..dialogue.agents.base import is_system_error
 from .statistics import average, mean, proportion
 from .tables import Played, rate_columns
+from .transcripts import trajectory_transcript
+from .verdicts import question_share
 
 FAULTS = ("system error", "repeats itself", "misses the message", "out of context", "no next step")
 
@@ -95,9 +97,9 @@ def _by_turn(trajectories: Sequence[Trajectory], titles: Mapping[str, str]) -> d
 def reach_table(played: Played, titles: Mapping[str, str], profile: str) -> pd.DataFrame:
     """One row per domain and system: how far its dialogues reach into the database and what comes of it, with 95% intervals.
 
-    Per dialogue, means: `queries`, searches; `items`, distinct ones that they retrieved; `titles`, distinct ones of these that replies
-    named. `repeated` is the share of all searches whose query the dialogue had searched for before, `named` that of the dialogues
-    with the target among their items in which it was named.
+    Per dialogue, means: `searches`, by whoever wrote the query; `items`, distinct ones that they retrieved; `titles`, distinct ones of
+    these that replies named; `asks`, the share of replies that end in a question mark. `repeated` is the share of all searches whose
+    query the dialogue had searched for before, `named` that of the dialogues with the target among their items in which it was named.
 
     Args:
         played: Dialogues by domain and system.
@@ -108,15 +110,17 @@ def reach_table(played: Played, titles: Mapping[str, str], profile: str) -> pd.D
     for domain, systems in played.items():
         for name, trajectories in systems.items():
             searches = [[step.retrieval for turn in row.turns for step in turn.steps if step.retrieval] for row in trajectories]
+            spoken = [trajectory_transcript(row) for row in trajectories]
             new = sum(len({search.query for search in each}) for each in searches)
             total, found = sum(map(len, searches)), [row for row in trajectories if row.is_recalled]
             rows.append(
                 {"domain": domain, "system": name, "profile": profile, "n": len(trajectories)}
-                | rate_columns("queries", mean(len(each) for each in searches))
+                | rate_columns("searches", mean(len(each) for each in searches))
                 | {"repeated": (total - new) / total if total else None}
                 | rate_columns("items", mean(len({item for search in each for item in search.item_ids}) for each in searches))
                 | rate_columns("titles", mean(len(_named_titles(row, titles)) for row in trajectories))
                 | rate_columns("named", proportion(sum(row.is_success for row in found), len(found)))
+                | rate_columns("asks", mean(question_share(each) if each.replies else None for each in spoken))
             )
     return pd.DataFrame(rows)
 

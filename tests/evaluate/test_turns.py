@@ -84,12 +84,18 @@ def test_reach_of_dialogues_by_hand():
         dialogue(4, turn(0, "Emma.", search("1", query="a")), retrieved_at=0, recommended_at=0, status="leak"),  # counts as not found
     ]  # fmt: skip
     table = reach_table({"book": {"actcrs_sgpt": rows}}, TITLES, "cpu")
-    assert table.loc[0, ["n", "queries", "items", "titles"]].tolist() == [4, 1.5, 1.75, 1.0]
+    assert table.loc[0, ["n", "searches", "items", "titles"]].tolist() == [4, 1.5, 1.75, 1.0]
     assert table.loc[0, "repeated"] == pytest.approx(1 / 6)
     assert table.loc[0, ["named", "named_n"]].tolist() == [0.5, 2]
+    assert table.loc[0, ["asks", "asks_n"]].tolist() == [0.375, 4]  # one reply of two, none, the only one, none
 
 
 def test_a_system_that_never_searches_has_no_share_of_repeated_queries():
     table = reach_table({"book": {"actcrs_base": [dialogue(1, turn(0, "Hi."))]}}, {}, "cpu")
     assert pd.isna(table.loc[0, "repeated"]) and pd.isna(table.loc[0, "named"])
-    assert table.loc[0, ["queries", "items", "titles"]].tolist() == [0, 0, 0]
+    assert table.loc[0, ["searches", "items", "titles"]].tolist() == [0, 0, 0]
+
+
+def test_a_dialogue_without_a_reply_asks_nothing_and_is_no_answer_to_how_often():
+    table = reach_table({"book": {"actcrs_base": [dialogue(1, turn(0, None)), dialogue(2, turn(0, "Which one?"))]}}, {}, "cpu")
+    assert table.loc[0, ["asks", "asks_n"]].tolist() == [1.0, 1]
